@@ -21,10 +21,21 @@ pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 const ATTESTATION: &str = "vnd.docker.reference.type";
 
 /// An index within an index within an index is as far as any program goes.
-const DEEPEST: usize = 3;
+pub(crate) const DEEPEST: usize = 3;
 
 /// More than this is no document of an image.
 pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
+
+/// Says that indexes lie deeper in each other than [`DEEPEST`].
+pub(crate) fn too_deep() -> String {
+    format!("indexes are nested too deeply: more than {DEEPEST} deep")
+}
+
+/// Says that a document has more bytes than [`MAX_DOCUMENT`].
+pub(crate) fn too_large(size: u64) -> String {
+    let most = MAX_DOCUMENT >> 20;
+    format!("{size} bytes are too many for a document of an image, which has {most} MiB at most")
+}
 
 /// What a descriptor in an index stands for, by its media type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -254,7 +265,7 @@ pub trait BlobSource {
         there: &mut Vec<(Entry, Option<Platform>)>,
     ) -> Result<(), Self::Error> {
         if depth > DEEPEST {
-            return Err(self.bad(digest, "indexes are nested too deeply".into()));
+            return Err(self.bad(digest, too_deep()));
         }
         let index = parse_index(&self.fetch(digest)?).map_err(|what| self.bad(digest, what))?;
         for entry in entries(&index) {

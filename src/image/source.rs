@@ -21,7 +21,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use self::members::{Failure, Member, Members, find, scan, spool};
 use super::compression::{Compression, decode, peek};
 use super::digest::Digest;
-use super::document::{BlobSource, MAX_DOCUMENT};
+use super::document::{BlobSource, MAX_DOCUMENT, too_large};
 use super::error::{FetchFailed, Result, StoreError};
 use super::progress;
 use super::store::{Blob, Staging};
@@ -262,7 +262,7 @@ impl ImageSource {
     pub(super) fn document(&self, name: &str) -> Result<Vec<u8>> {
         let (reader, size) = self.open_file(name)?;
         if size > MAX_DOCUMENT {
-            return Err(self.wrong(format!("{name}: {size} bytes are too many for a document of an image")));
+            return Err(self.wrong(format!("{name}: {}", too_large(size))));
         }
         // An index of four mebibytes may lead to more than anybody waits for.
         if self.read.fetch_add(size, Ordering::Relaxed).saturating_add(size) > MOST_DOCUMENTS {

@@ -16,15 +16,13 @@ use super::reference::Reference;
 use super::settings::Settings;
 use crate::image::digest::Digest;
 use crate::image::document::{
-    CONTAINERD_NAME, Config, DocumentKind, Entry, MAX_DOCUMENT, entries, parse_index, parse_manifest,
+    CONTAINERD_NAME, Config, DEEPEST, DocumentKind, Entry, MAX_DOCUMENT, entries, parse_index,
+    parse_manifest, too_deep, too_large,
 };
 use crate::image::error::{FetchFailed, StoreError};
 use crate::image::load::{LoadOptions, Loaded, RemoteImage, load_remote};
 use crate::image::platform::{Machine, Platform};
 use crate::image::store::Store;
-
-/// An index within an index within an index is as far as any program goes.
-const DEEPEST: usize = 3;
 
 /// An image that was pulled.
 #[derive(Debug)]
@@ -187,7 +185,7 @@ fn choose(
     while is_index(&manifest) {
         depth += 1;
         if depth > DEEPEST {
-            return Err(wrong("indexes are nested too deeply".to_owned()));
+            return Err(wrong(too_deep()));
         }
         let index = parse_index(&manifest.bytes).map_err(&wrong)?;
         let listed = entries(&index);
@@ -198,7 +196,7 @@ fn choose(
     let id = Digest::try_from(parsed.config().digest()).map_err(|error| wrong(error.to_string()))?;
     let size = parsed.config().size();
     if size > MAX_DOCUMENT {
-        return Err(wrong(format!("a config of {size} bytes")));
+        return Err(wrong(format!("its config: {}", too_large(size))));
     }
     let mut config = Vec::new();
     let read = Resumed::new(client.clone(), id, size, None).read_to_end(&mut config);

@@ -246,7 +246,7 @@ fn documents_that_are_none() {
         let deep = "[".repeat(100_000);
         refused("deep", &with(files.clone(), name, deep.as_bytes()), &[name]);
         let large = format!("[\"{}\"]", "x".repeat(5 << 20));
-        refused("large", &with(files, name, large.as_bytes()), &[name, "too many"]);
+        refused("large", &with(files, name, large.as_bytes()), &[name, "too many", "4 MiB at most"]);
     }
     refused(
         "a manifest that is none",
@@ -261,7 +261,7 @@ fn documents_that_are_none() {
         let outer = crate::lab::descriptor("application/vnd.oci.image.index.v1+json", &index);
         files.put("index.json", json!({ "schemaVersion": 2, "manifests": [outer] }).to_string());
     }
-    refused("deep indexes", &files.archive(), &["nested too deeply"]);
+    refused("deep indexes", &files.archive(), &["nested too deeply: more than 3 deep"]);
 }
 
 #[test]

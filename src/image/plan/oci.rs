@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::found::{Found, FoundIn, OnError, PlannedImage, PlannedLayer};
 use crate::image::digest::Digest;
-use crate::image::document::{BlobSource, Config, DocumentKind, Entry, entries, parse_index, parse_manifest};
+use crate::image::document::{
+    BlobSource, Config, DEEPEST, DocumentKind, Entry, entries, parse_index, parse_manifest,
+};
 use crate::image::error::Result;
 use crate::image::name::ImageName;
 use crate::image::platform::Platform;
 use crate::image::source::{ImageSource, blob_name};
 use crate::image::store::Blob;
-
-/// An index within an index within an index is as far as any program goes.
-const DEEPEST: usize = 3;
 
 /// Returns what `index.json` lists.
 pub(super) fn listed(source: &ImageSource) -> Result<Vec<Entry>> {

@@ -4,7 +4,8 @@
 //! annotations, a nested index. Names stand in the annotation `org.opencontainers.image.ref.name`, one descriptor each; where a
 //! manifest was pulled from stands in an annotation of the index.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Once;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::Store;
 use crate::image::digest::Digest;
-use crate::image::document::{self, Entry, MAX_DOCUMENT, REF_NAME};
+use crate::image::document::{self, Entry, MAX_DOCUMENT, REF_NAME, too_large};
 use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
 use crate::sys::flock::Access;
@@ -208,12 +209,14 @@ impl Store {
 
 /// Reads a document that must be small.
 pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
-    let size = fs::metadata(path).map_err(StoreError::io("read it", path))?.len();
-    if size > MAX_DOCUMENT {
-        return Err(StoreError::damaged(
-            path,
-            format!("{size} bytes are too many for a document of an image"),
-        ));
+    let file = File::open(path).map_err(StoreError::io("read it", path))?;
+    let mut bytes = Vec::new();
+    // What it is said to have may change while it is read.
+    let size = file.metadata().map_err(StoreError::io("read it", path))?.len();
+    let read = file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes);
+    read.map_err(StoreError::io("read it", path))?;
+    if bytes.len() as u64 > MAX_DOCUMENT {
+        return Err(StoreError::damaged(path, too_large(size.max(bytes.len() as u64))));
     }
-    fs::read(path).map_err(StoreError::io("read it", path))
+    Ok(bytes)
 }
