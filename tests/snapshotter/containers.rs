@@ -100,12 +100,18 @@ fn changes_are_committed_and_diffed_as_overlayfs_does() {
         drop(mounted);
         // containerd walks the snapshot and its parent through two mounts.
         let tar = containerd.at(&format!("diff-{snapshotter}.tar"));
-        let command = r#"exec ctr --address "$0" snapshots --snapshotter "$1" diff --media-type application/vnd.oci.image.layer.v1.tar work > "$2""#;
-        let socket = containerd.at("c.sock");
-        support::run(
-            "sh",
-            &["-c".as_ref(), command.as_ref(), socket.as_os_str(), snapshotter.as_ref(), tar.as_os_str()],
-        );
+        let media_type = "application/vnd.oci.image.layer.v1.tar";
+        let told = containerd.try_ctr(&[
+            "snapshots",
+            "--snapshotter",
+            snapshotter,
+            "diff",
+            "--media-type",
+            media_type,
+            "work",
+        ]);
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        fs::write(&tar, &told.stdout).unwrap();
         diffs.push(listed(&tar));
         containerd.snapshots(snapshotter, &["commit", "committed", "work"]);
         containerd.snapshots(snapshotter, &["prepare", "view", "committed"]);
