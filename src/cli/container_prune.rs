@@ -44,7 +44,7 @@ impl ContainerPrune {
         }
         let mut page = Page::default();
         // The others go though one cannot.
-        idle.retain(|(container, _)| match container.remove(false) {
+        idle.retain(|(container, _)| match container.remove(false, false) {
             Ok(()) => {
                 page.line(format_args!("{}", container.record.id));
                 true

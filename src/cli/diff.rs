@@ -24,7 +24,7 @@ use crate::explain::names;
 use crate::image::layer::{Change, ChangeKind, LayerError};
 use crate::sys::object::Kind;
 use crate::union::escaped_path::EscapedPath;
-use crate::union::frozen::below;
+use crate::union::frozen::{below, keeping};
 use crate::union::lookup::belief::Belief;
 
 /// Show what was changed in a container, a mount, or an upper directory: A for added, C for changed, D for deleted
@@ -106,17 +106,18 @@ struct Found {
     lowers: Vec<PathBuf>,
     /// What it is compared with, where that isn't what lies below the upper.
     since: Option<Vec<PathBuf>>,
-    _pins: Vec<OwnedFd>,
+    pins: Vec<OwnedFd>,
 }
 
 impl Found {
     fn new(upper: &Path, lowers: Vec<PathBuf>, pins: Vec<OwnedFd>) -> Result<Found, Failure> {
         let stacked = Stacked::of(upper, sources(lowers.clone())?).map_err(Failure::failed)?;
-        Ok(Found { stacked, upper: upper.to_owned(), lowers, since: None, _pins: pins })
+        Ok(Found { stacked, upper: upper.to_owned(), lowers, since: None, pins })
     }
 
     /// Opens two states of it.
-    fn between(&self, range: &Range) -> Result<Sides, Failure> {
+    fn between(&mut self, range: &Range) -> Result<Sides, Failure> {
+        self.pins.extend(keep(&self.upper)?);
         let frozen = below::of_path(&self.upper).map_err(Failure::failed)?;
         // What was frozen comes first, however it was named.
         let own = frozen.map_or(0, |below| below.layers.len()).min(self.lowers.len());
@@ -174,14 +175,20 @@ impl UpperArgs {
     }
 }
 
+/// Keeps the frozen layers of an upper from being taken away, as long as what is returned is there.
+fn keep(upper: &Path) -> Result<Vec<OwnedFd>, Failure> {
+    Ok(keeping::keep(upper).map_err(Failure::failed)?.into_pins())
+}
+
 /// Opens an upper over what was frozen below it, and over the lowers; where none are named, over those that were recorded.
 fn of_directories(upper: &Path, lowers: &[PathBuf]) -> Result<Found, Failure> {
     let mut all = lowers.to_vec();
+    let pins = keep(upper)?;
     if let Some(below) = below::of_path(upper).map_err(Failure::failed)? {
         let lowers = if lowers.is_empty() { below.lowers } else { std::mem::take(&mut all) };
         all = [below.layers, lowers].concat();
     }
-    Found::new(upper, all, Vec::new())
+    Found::new(upper, all, pins)
 }
 
 /// Tells whether an upper has snapshots, and what lies below them is recorded.
@@ -211,7 +218,9 @@ fn of_target(target: &Path, store: &StoreArgs) -> Result<Found, Failure> {
 fn of_container(name: &str, store: &StoreArgs) -> Result<Found, Failure> {
     let store = store.with_something()?;
     let container = Container::find(&store, name)?;
-    let lowers = container.lowers(&store)?;
+    let kept = container.keep()?;
+    let mut lowers = container.lowers(&store)?;
+    lowers.pins.extend(kept.into_pins());
     let path = container.upper();
     File::open(&path).map_err(ContainerError::io("open it", &path))?;
     let Some(below) = container.frozen()? else { return Found::new(&path, lowers.paths, lowers.pins) };
@@ -285,7 +294,7 @@ fn kind_name(kind: Kind) -> &'static str {
 impl Diff {
     pub(super) fn run(mut self) -> Result<ExitCode, Failure> {
         let range = self.stack.range(self.since.take())?;
-        let found = self.stack.open(&self.store)?;
+        let mut found = self.stack.open(&self.store)?;
         if let Some(range) = range {
             let sides = found.between(&range)?;
             let changes = trees::differences(&sides).map_err(Failure::failed)?;

@@ -17,6 +17,10 @@ pub(super) struct Rm {
     #[arg(short, long)]
     force: bool,
 
+    /// Also where branches of their snapshots aren't found or can't be read; these are gone for good then
+    #[arg(long)]
+    forget_branches: bool,
+
     /// Remove all containers; of those that run or are mounted each is told, and stays without --force
     #[arg(short, long, conflicts_with = "containers")]
     all: bool,
@@ -43,14 +47,15 @@ impl Rm {
         for name in self.containers.iter().chain(&all) {
             // The others go though one cannot.
             let removed = match Container::find(&store, name) {
-                Ok(container) => container.remove(self.force),
+                Ok(container) => container.remove(self.force, self.forget_branches),
                 // By its id, one whose record is damaged.
-                Err(error) if self.force && error.is_damage() => match Container::remove_broken(&store, name)
-                {
-                    Ok(true) => Ok(()),
-                    Ok(false) => Err(error),
-                    Err(error) => Err(error),
-                },
+                Err(error) if self.force && error.is_damage() => {
+                    match Container::remove_broken(&store, name, self.forget_branches) {
+                        Ok(true) => Ok(()),
+                        Ok(false) => Err(error),
+                        Err(error) => Err(error),
+                    }
+                }
                 Err(error) => Err(error),
             };
             match removed {

@@ -17,6 +17,7 @@ use crate::image::describe::Step;
 use crate::image::store::{Image, Store};
 use crate::texts::Texts;
 use crate::union::escaped_path::EscapedPath;
+use crate::union::frozen::below::Below;
 use crate::union::lookup::belief::Belief;
 
 /// The layers of a stack, as they are found.
@@ -63,7 +64,9 @@ impl Found {
     }
 
     fn of_container(texts: &Texts, store: &Store, container: &Container) -> Result<Found, Failure> {
-        let lowers = container.all_below(store)?;
+        let kept = container.keep()?;
+        let mut lowers = container.all_below(store)?;
+        lowers.pins.extend(kept.into_pins());
         let paths: Vec<PathBuf> =
             std::iter::once(container.upper()).chain(lowers.paths.iter().cloned()).collect();
         let names = names_of_container(texts, store, container, &paths)?;
@@ -172,11 +175,12 @@ fn names_of_container(
 ) -> Result<Vec<Option<String>>, Failure> {
     let image = store.resolve(&container.record.image.to_string())?;
     let mut names = step_names(texts, store, &image, paths)?;
+    let frozen = container.frozen()?;
     for (path, name) in paths.iter().zip(&mut names) {
         if *path == container.upper() {
             *name = Some(texts.fill("called.container", &[("name", container.shown_name())]));
-        } else if let Some(snapshot) = snapshot_in(container, path) {
-            *name = Some(texts.fill("called.snapshot", &[("name", &snapshot)]));
+        } else if let Some(snapshot) = snapshot_in(frozen.as_ref(), path) {
+            *name = Some(texts.fill("called.snapshot", &[("name", snapshot)]));
         } else if path.starts_with(&container.dir) {
             *name = Some(texts.say("called.targets").to_owned());
         }
@@ -184,12 +188,11 @@ fn names_of_container(
     Ok(names)
 }
 
-/// Returns the name of the snapshot that lies in a directory, if it is one that a container lies on.
-fn snapshot_in(container: &Container, path: &Path) -> Option<String> {
-    // What isn't found is told by who reads the layers.
-    let below = container.frozen().ok().flatten()?;
+/// Returns the name of the snapshot that lies in a directory, if it is one of those that a container lies on.
+fn snapshot_in<'a>(frozen: Option<&'a Below>, path: &Path) -> Option<&'a str> {
+    let below = frozen?;
     let at = below.layers.iter().position(|layer| layer == path)?;
-    below.records.get(at).map(|frozen| frozen.name.clone())
+    below.records.get(at).map(|frozen| frozen.name.as_str())
 }
 
 /// Returns what the layers of a mount are called, if they are those of an image or a container of the store.

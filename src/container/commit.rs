@@ -62,6 +62,9 @@ pub fn commit(
     about: &About,
     name: Option<ImageName>,
 ) -> Result<Digest> {
+    // Until its end: what is read of a container stays, though that is removed. First, since `prune` removes what is left of one.
+    let staging = store.begin()?;
+    let _kept = container.keep()?;
     let image = store.resolve(&container.record.image.to_string())?;
     if at.is_none() {
         flush(container)?;
@@ -71,7 +74,6 @@ pub fn commit(
     let mut below = lowers.sources()?;
     let mut top = lowers.top_directory()?;
     let ownership = Ownership::of_this_process();
-    let staging = store.begin()?;
     let mut layers = base_layers(&image)?;
     let mut steps = Vec::new();
     let last = states.len().saturating_sub(1);

@@ -4,7 +4,7 @@
 //! removed of it. Who finds the record gone leaves the rest to that one. What is left of an interrupted removal is no
 //! container; `prune` takes it away.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -22,12 +22,22 @@ use crate::sys::remove;
 /// How long a mount is waited for that something else may hold.
 const HELD_ELSEWHERE: Duration = Duration::from_secs(2);
 
+/// What is done with a container that somebody reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WhenRead {
+    /// It stays.
+    Refuse,
+    /// Its record goes, and the rest is left to `prune`.
+    Leave,
+}
+
 impl Container {
-    /// Removes the container whose id begins with `text` and whose record is damaged; false when there is none or several.
+    /// Removes the container whose id begins with `text` and whose record is damaged; false when there is none or several. `forget`: see
+    /// [`Container::remove`].
     ///
     /// # Errors
     /// When it can't be ended, unmounted or removed.
-    pub fn remove_broken(store: &Store, text: &str) -> Result<bool> {
+    pub fn remove_broken(store: &Store, text: &str, forget: bool) -> Result<bool> {
         let prefix = text.to_ascii_lowercase();
         let (_, mut broken) = Container::all_and_broken(store)?;
         broken.retain(|(dir, _)| {
@@ -41,39 +51,53 @@ impl Container {
         }
         // Its id is all that is needed of the record.
         let record = ContainerRecord::derived(dir, linked_image(dir).unwrap_or_else(|| Digest::of(b"")));
-        Container { dir: dir.clone(), record }.remove(true).map(|()| true)
+        Container { dir: dir.clone(), record }.remove(true, forget).map(|()| true)
     }
 
-    /// Removes it, with all that it changed. `force`: ends what runs in it and unmounts it first.
+    /// Removes it, with all that it changed. `force`: ends what runs in it and unmounts it first. `forget`: branches of it that aren't
+    /// found, or can't be read, are gone for good.
     ///
     /// # Errors
-    /// When it runs or is mounted, or something of it can't be removed.
-    pub fn remove(&self, force: bool) -> Result<()> {
+    /// When it runs or is mounted, somebody reads it, a branch may lie on its snapshots, or something of it can't be removed.
+    pub fn remove(&self, force: bool, forget: bool) -> Result<()> {
         // Before anything is ended for it.
-        self.bears_nothing(force)?;
+        self.bears_nothing(forget)?;
+        if let Some(lock) = self.lock_record()?
+            && self.is_kept(&lock)?
+        {
+            return Err(self.is_read());
+        }
         match self.end(force) {
             // Run with --rm, it removes itself at the same time.
             Err(_) if !self.exists() => Ok(()),
-            ended => ended.and_then(|()| self.delete(force)),
+            ended => ended.and_then(|()| self.delete(forget, WhenRead::Refuse)),
         }
     }
 
     /// Removes it after its command has ended and its mount was detached. What has files open in it keeps them, and the
-    /// directory, until `prune`; the container has gone all the same.
+    /// directory, until `prune`, and so does who reads it; the container has gone all the same.
     ///
     /// # Errors
     /// When something of it can't be removed.
     pub fn discard(&self) -> Result<()> {
         match mounting::wait_for_end(&self.upper(), HELD_ELSEWHERE) {
-            Ok(true) => self.delete(false),
+            Ok(true) => self.delete(false, WhenRead::Leave),
             Ok(false) => {
                 log::info!("{}: in use; `unionmount prune` removes it later", self.dir.display());
+                // What it lies on is in use as well, and lets it go when the rest of it goes.
                 self.delete_record(false).map(|_| ())
             }
             // Removed by rm -f meanwhile.
             Err(_) if !self.exists() => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    fn is_read(&self) -> ContainerError {
+        ContainerError::Refused(format!(
+            "container {} is being read by another command (commit, diff or layers); try again when that has ended",
+            self.shown_name()
+        ))
     }
 
     /// Returns whether nothing runs in it and it is mounted nowhere, not on a mount point that somebody chose either.
@@ -88,7 +112,7 @@ impl Container {
     }
 
     /// Tells whether it is still there.
-    fn exists(&self) -> bool {
+    pub(super) fn exists(&self) -> bool {
         // Where that can't be seen, it may be.
         self.dir.join("config.json").try_exists().unwrap_or(true)
     }
@@ -153,11 +177,15 @@ impl Container {
     }
 
     /// Takes the record away, durably: a container that came back after a power failure would lack its files or its image.
-    /// False when another process has. `gone`: see [`Container::bears_nothing`].
-    pub(super) fn delete_record(&self, gone: bool) -> Result<bool> {
+    /// False when another process has. `forget`: see [`Container::bears_nothing`].
+    pub(super) fn delete_record(&self, forget: bool) -> Result<bool> {
         // Open before: whoever prunes at the same time removes the directory once the record has gone.
         let Some(dir) = self.lock_record()? else { return Ok(false) };
-        self.bears_nothing(gone)?;
+        self.delete_record_locked(&dir, forget)
+    }
+
+    fn delete_record_locked(&self, dir: &File, forget: bool) -> Result<bool> {
+        self.bears_nothing(forget)?;
         let record = self.dir.join("config.json");
         match fs::remove_file(&record) {
             Ok(()) => dir.sync_all().map(|()| true).map_err(ContainerError::io("sync it", &self.dir)),
@@ -173,8 +201,18 @@ impl Container {
         self.sweep()
     }
 
-    fn delete(&self, gone: bool) -> Result<()> {
-        if !self.delete_record(gone)? {
+    fn delete(&self, forget: bool, when_read: WhenRead) -> Result<()> {
+        let Some(dir) = self.lock_record()? else { return Ok(()) };
+        let is_kept = self.is_kept(&dir)?;
+        if is_kept && when_read == WhenRead::Refuse {
+            return Err(self.is_read());
+        }
+        if !self.delete_record_locked(&dir, forget)? {
+            return Ok(());
+        }
+        drop(dir);
+        if is_kept {
+            log::info!("{}: is being read; `unionmount prune` removes it later", self.dir.display());
             return Ok(());
         }
         self.let_go();

@@ -3,7 +3,11 @@
 //! What is frozen lies beside the upper, in `.diff.layers`, and below it the layers of the image, as for every container. A branch has
 //! the same settings, and lies on layers of the other's: so that one stays as long as the branch does.
 
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::error::{ContainerError, Result};
 use super::lowers::Lowers;
@@ -15,8 +19,10 @@ use crate::image::store::Store;
 use crate::sys::namespace;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::below::{self, Below};
+use crate::union::frozen::keeping::{self, Kept};
 use crate::union::frozen::removal::{self, Branch};
 use crate::union::frozen::snapshot::Target;
+use crate::union::frozen::unfit::SnapshotError;
 
 /// How the upper of a container is reached.
 #[derive(Debug)]
@@ -88,70 +94,146 @@ impl Container {
     }
 
     /// Refuses to have it removed while another lies on layers of it. With the lock of its record, which whoever branches it off has.
-    /// `gone`: branches that aren't found were not moved, but are gone for good.
-    pub(super) fn bears_nothing(&self, gone: bool) -> Result<()> {
+    /// `forget`: branches that aren't found were not moved, but are gone for good, and so are those whose records can't be read.
+    pub(super) fn bears_nothing(&self, forget: bool) -> Result<()> {
         let frozen = self.dir.join(".diff.layers");
-        if !frozen.try_exists().map_err(ContainerError::io("look at it", &frozen))? {
+        let io = |error| ContainerError::io("look at it", &frozen)(error);
+        if !frozen.try_exists().map_err(io)? {
             return Ok(());
         }
-        let real = std::fs::canonicalize(&frozen).map_err(ContainerError::io("look at it", &frozen))?;
+        let real = std::fs::canonicalize(&frozen).map_err(io)?;
+        self.no_container_lies_on(&real, forget)?;
+        // A mount of it may have been branched too, to wherever.
+        let branches = match removal::standing(&self.upper()) {
+            Ok(branches) => branches,
+            Err(error) if forget => {
+                log::warn!("{error}; that branches of it may be written down there is left aside");
+                return Ok(());
+            }
+            Err(error) => return Err(self.cannot_tell(&error)),
+        };
+        branches.iter().try_for_each(|branch| self.does_not_bear(branch, forget))
+    }
+
+    /// Looks at all others of its store. `frozen`: where its frozen layers lie.
+    fn no_container_lies_on(&self, frozen: &Path, forget: bool) -> Result<()> {
         let Some(all) = self.dir.parent() else { return Ok(()) };
         let io = |error| ContainerError::io("list it", all)(error);
         for entry in std::fs::read_dir(all).map_err(io)? {
             let dir = entry.map_err(io)?.path();
-            if dir == self.dir || !dir.join("config.json").exists() {
+            let record = dir.join("config.json");
+            let is_one = record.try_exists().map_err(ContainerError::io("look at it", &record));
+            if dir == self.dir || !is_one? {
                 continue;
             }
-            // What can't be read may lie there.
-            let lies_on = match below::of_path(&dir.join("diff")) {
-                Ok(None) => false,
-                Ok(Some(below)) => below
-                    .layers
-                    .iter()
-                    .any(|layer| std::fs::canonicalize(layer).is_ok_and(|layer| layer.starts_with(&real))),
-                Err(error) => {
-                    return Err(self
-                        .refused(&format!("whether another lies on its snapshots can't be told: {error}")));
+            match below::at(&dir.join("diff")) {
+                Ok(None) => {}
+                Ok(Some(below)) => {
+                    for layer in below.layers {
+                        let layer = std::fs::canonicalize(&layer)
+                            .map_err(ContainerError::io("look at it", &layer))?;
+                        if layer.starts_with(frozen) {
+                            return Err(self.is_branched_by(&dir));
+                        }
+                    }
                 }
-            };
-            if lies_on {
-                let shown = Container::load(&dir)?.map_or_else(
-                    || EscapedPath::from(dir.as_path()).to_string(),
-                    |other| other.shown_name().to_owned(),
-                );
-                return Err(self.refused(&format!(
-                    "{shown} branches off it, and lies on its snapshots; remove {shown} first"
-                )));
+                Err(error) if forget => log::warn!("{error}; whether it lies there is left aside"),
+                Err(error) => return Err(self.cannot_tell(&error)),
             }
         }
-        // A mount of it may have been branched too, to wherever.
-        let branches = removal::standing(&self.upper()).map_err(|error| self.refused(&error.to_string()))?;
-        // One of a container that was never finished, and of which the rest is a leftover.
-        let is_left = |upper: &Path| {
-            upper
-                .parent()
-                .is_some_and(|dir| dir.parent() == self.dir.parent() && !dir.join("config.json").exists())
-        };
-        let bears = |branch: &&Branch| !is_left(&branch.upper()) && (branch.is_there || !gone);
-        let Some(branch) = branches.iter().find(bears) else { return Ok(()) };
-        let upper = EscapedPath::from(branch.upper().as_path());
-        Err(self.refused(&match branch.is_there {
-            true => {
-                format!("the branch {upper} lies on its snapshots; remove {upper} first, with what is beside it")
+        Ok(())
+    }
+
+    fn is_branched_by(&self, dir: &Path) -> ContainerError {
+        let shown = match Container::load(dir) {
+            Ok(Some(other)) => other.shown_name().to_owned(),
+            // By its id it is found all the same.
+            Ok(None) | Err(_) => {
+                EscapedPath::from(Path::new(dir.file_name().unwrap_or_default())).to_string()
             }
-            false => format!(
-                "the branch {upper} lay on its snapshots, and isn't there now; if it is gone for good and was not moved: --force"
-            ),
-        }))
+        };
+        self.refused(&format!("{shown} branches off it, and lies on its snapshots; remove {shown} first"))
+    }
+
+    /// Refuses where a branch may lie on its snapshots.
+    fn does_not_bear(&self, branch: &Branch, forget: bool) -> Result<()> {
+        let path = branch.upper();
+        let upper = EscapedPath::from(path.as_path());
+        if branch.is_left {
+            // Of a container that has gone; who makes one has the lock.
+            let is_used = branch.is_there && !mounting::wait_for_end(&path, Duration::ZERO)?;
+            return match is_used {
+                true => Err(self.refused(&format!(
+                    "{upper} lies on its snapshots, of a container that has gone, and is still in use; end what uses it first"
+                ))),
+                false => Ok(()),
+            };
+        }
+        match &branch.unclear {
+            Some(_) if forget => Ok(()),
+            Some(why) => Err(self.cannot_tell(why)),
+            None if branch.is_there => Err(self.refused(&format!(
+                "the branch {upper} lies on its snapshots; remove {upper} first, with what is beside it"
+            ))),
+            None if forget => Ok(()),
+            None => Err(self.refused(&format!(
+                "the branch {upper} lay on its snapshots, and isn't there now; if it is gone for good and was not moved: \
+                 --forget-branches"
+            ))),
+        }
+    }
+
+    fn cannot_tell(&self, why: &dyn std::fmt::Display) -> ContainerError {
+        self.refused(&format!(
+            "whether a branch lies on its snapshots can't be told: {why}; if what is there is given up for good: --forget-branches"
+        ))
     }
 
     /// Lets the container that it branches off forget it, now that it goes.
     pub(super) fn let_go(&self) {
-        if !self.dir.join(".diff.layers").exists() {
-            return;
-        }
         if let Err(error) = removal::let_go(&self.upper()) {
-            log::info!("{error}; its snapshot is removed with --force");
+            log::warn!("{error}; so what it branches off has it written down still");
+        }
+    }
+
+    /// Returns the container whose upper lies at a path, of whatever store. `None`: it is no container's.
+    ///
+    /// # Errors
+    /// When that can't be told.
+    pub fn of_upper(upper: &Path) -> Result<Option<Container>> {
+        removal::container_of(upper).map_or(Ok(None), Container::load)
+    }
+
+    /// Keeps its upper, what is frozen of it and what that lies on from being taken away, as long as what is returned is there.
+    ///
+    /// # Errors
+    /// When it has gone, or another is changing its snapshots.
+    pub fn keep(&self) -> Result<Kept> {
+        let gone = || ContainerError::Unknown(self.shown_name().to_owned());
+        let refused = |error: SnapshotError| self.refused(&error.to_string());
+        let mut kept = Kept::default();
+        let lock = self.lock_record()?.ok_or_else(gone)?;
+        if !self.exists() {
+            return Err(gone());
+        }
+        kept.add(lock.as_fd(), &self.dir).map_err(refused)?;
+        drop(lock);
+        kept.join(keeping::keep(&self.upper()).map_err(refused)?);
+        Ok(kept)
+    }
+
+    /// Tells whether somebody reads it who keeps it, or a branch of it. With the lock of its record, so that nobody begins to.
+    pub(super) fn is_kept(&self, lock: &File) -> Result<bool> {
+        let is_read = |dir: BorrowedFd<'_>, path: &Path| {
+            keeping::is_read(dir, path).map_err(|error| self.refused(&error.to_string()))
+        };
+        if is_read(lock.as_fd(), &self.dir)? {
+            return Ok(true);
+        }
+        let frozen = self.dir.join(".diff.layers");
+        match File::open(&frozen) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            opened => is_read(opened.map_err(ContainerError::io("open it", &frozen))?.as_fd(), &frozen),
         }
     }
 
@@ -175,7 +257,7 @@ impl Container {
         let image = store.resolve(&of.record.image.to_string()).map_err(ContainerError::from)?;
         // Who removes it waits.
         let gone = || ContainerError::Unknown(of.shown_name().to_owned());
-        let _kept = of.lock_record()?.filter(|_| of.dir.join("config.json").exists()).ok_or_else(gone)?;
+        let _kept = of.lock_record()?.filter(|_| of.exists()).ok_or_else(gone)?;
         let record = of.record.again(name)?;
         Container::make(store, &image, record, |container| {
             container.make_places(&image)?;

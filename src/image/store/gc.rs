@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
 use crate::sys::flock::Access;
 use crate::sys::flock::try_lock;
+use crate::union::frozen::unfit::SnapshotError;
+use crate::union::frozen::{keeping, removal};
 
 /// What became of an image that was to be removed.
 #[derive(Debug, Default)]
@@ -176,6 +179,14 @@ impl Store {
         let _names = self.lock_index(Access::Exclusive)?;
         self.sweep(&mut pruned, options.unpacked, bar)?;
         for leftover in self.leftovers()? {
+            match self.let_go(&leftover) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    pruned.left.push(error);
+                    continue;
+                }
+            }
             let bytes = disk_usage(&leftover);
             bar.inc(bytes);
             match remove_any(&leftover) {
@@ -247,6 +258,26 @@ impl Store {
         let half_made = list(&self.containers_dir())?;
         leftovers.extend(half_made.into_iter().filter(|dir| is_missing(&dir.join("config.json"))));
         Ok(leftovers)
+    }
+
+    /// Lets what a container branches off forget it that is left over, before the rest of it goes. False where somebody reads it still.
+    fn let_go(&self, leftover: &Path) -> Result<bool> {
+        if leftover.parent() != Some(&self.containers_dir()) {
+            return Ok(true);
+        }
+        let dir = match File::open(leftover) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            dir => dir.map_err(StoreError::io("open it", leftover))?,
+        };
+        // Nobody begins to: it is no container any more.
+        let refused = |error: SnapshotError| StoreError::Refused(error.to_string());
+        if keeping::is_read(dir.as_fd(), leftover).map_err(refused)? {
+            return Ok(false);
+        }
+        if let Err(error) = removal::let_go(&leftover.join("diff")) {
+            log::info!("{error}; so what it branches off has it written down still");
+        }
+        Ok(true)
     }
 
     /// Returns the lock of those who delete; `None` while somebody adds.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::mark::Head;
@@ -36,6 +37,19 @@ pub fn of_path(path: &Path) -> Result<Option<Below>> {
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(upper) => of(upper.as_fd(), path),
         Err(_) => Ok(None),
+    }
+}
+
+/// Does the same where nobody else tells why an upper can't be opened. `None`: on no frozen layers, or there is no upper.
+///
+/// # Errors
+/// Those of [`of`], and of opening it.
+pub fn at(path: &Path) -> Result<Option<Below>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(upper) => of(upper.as_fd(), path),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(SnapshotError::io("open it", path)(errno)),
     }
 }
 
@@ -93,7 +107,7 @@ pub fn at_snapshot(path: &Path, name: &str) -> Result<Below> {
 /// Reads the mark of an upper.
 pub(super) fn read_head(upper: BorrowedFd<'_>, path: &Path) -> Result<Option<Head>> {
     Head::read(upper).map_err(|errno| match errno {
-        rustix::io::Errno::BADMSG => SnapshotError::damaged(
+        Errno::BADMSG => SnapshotError::damaged(
             path,
             "its mark of what it lies on was written by another version of this program, or is damaged",
         ),

@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub(in crate::union) const NEW: &str = "new";
 pub(in crate::union) const GONE: &str = "gone";
 
 /// How long another may be at the record.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An upper that nobody has mounted, or the mount itself that has it.
 pub(in crate::union) struct Held {
@@ -89,7 +90,7 @@ impl Held {
             None => WorkdirPlace::beside(&upper)?,
         };
         let work = place.prepare(&upper, LOCK_WAIT)?.begin(false)?;
-        let is_containers = is_containers(&site);
+        let is_containers = is_containers(&site)?;
         Ok(Held { work: Arc::new(work), upper, site, is_containers, _lock: Some(lock) })
     }
 
@@ -99,7 +100,7 @@ impl Held {
         site.is_no_frozen_layer(&upper.path)?;
         // Whoever asks the mount of a container means the container.
         is_nobodys(&site, &upper.path, OfWhat::OwnSnapshots)?;
-        let is_containers = is_containers(&site);
+        let is_containers = is_containers(&site)?;
         Ok(Held { work, upper, site, is_containers, _lock: None })
     }
 
@@ -393,32 +394,41 @@ pub(in crate::union) enum OfWhat {
 }
 
 /// Tells whether that is the upper of a container of a store of this program's.
-fn is_containers(site: &Site) -> bool {
+fn is_containers(site: &Site) -> Result<bool> {
     let within = site.parent_path.parent().and_then(Path::file_name);
-    site.name == "diff"
-        && within.is_some_and(|within| within == "containers")
-        && site.parent_path.join("config.json").symlink_metadata().is_ok()
+    let is_named = site.name == "diff" && within.is_some_and(|within| within == "containers");
+    Ok(is_named && is_there(&site.parent_path.join("config.json"))?)
+}
+
+/// Tells whether something is at a path. What can't be looked at may be what keeps others away.
+fn is_there(path: &Path) -> Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => {
+            Err(SnapshotError::io("find out whose the upper beside it is: look at it", path)(error))
+        }
+    }
 }
 
 /// Refuses the uppers of container engines, of containers and tries: their directories are their own.
 pub(in crate::union) fn is_nobodys(site: &Site, path: &Path, what: OfWhat) -> Result<()> {
-    let there = |at: &Path| at.symlink_metadata().is_ok();
     let parent = &site.parent_path;
     let (above, name) = (parent.parent().unwrap_or(parent), site.name.as_os_str());
     let is_called = |dir: &Path, name: &str| dir.file_name().is_some_and(|own| own == name);
-    let (whose, instead) = if name == "diff" && there(&parent.join("link")) {
+    let (whose, instead) = if name == "diff" && is_there(&parent.join("link"))? {
         (
             "a container engine's own (podman, buildah, CRI-O or Docker)",
             "take a snapshot with it, as podman commit does",
         )
     } else if name == "fs" && is_called(above, "snapshots") {
         ("containerd's own, or the snapshotter's", "take a snapshot with ctr or nerdctl commit")
-    } else if is_containers(site) {
+    } else if is_containers(site)? {
         if what == OfWhat::OwnSnapshots {
             return Ok(());
         }
         ("a container's", "name the container itself, as unionmount ps -a lists it")
-    } else if is_called(above, "tries") && there(&parent.join("record.json")) {
+    } else if is_called(above, "tries") && is_there(&parent.join("record.json"))? {
         ("a try's", "unionmount try --resume goes on with it")
     } else {
         return Ok(());

@@ -105,7 +105,11 @@ fn keep(layers: &Layers, all: &[Listed]) {
     }
     let Ok(Some(mut now)) = layers.again() else { return };
     for one in all {
-        if let Some(layer) = now.record.layers.iter_mut().find(|layer| layer.layer == one.layer.layer) {
+        // What was merged into it meanwhile wasn't counted.
+        let is_it = |layer: &&mut FrozenLayer| {
+            layer.layer == one.layer.layer && layer.directory() == one.layer.directory()
+        };
+        if let Some(layer) = now.record.layers.iter_mut().find(is_it) {
             layer.content = Some(one.content);
         }
     }

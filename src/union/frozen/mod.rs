@@ -10,6 +10,7 @@
 //!                              a squash leaves the layer its number and gives it another directory
 //!   gone/                      an upper that a rollback threw away, as long as it is being removed
 //!   branches/2-ID              a branch that stands on layer 2: a symbolic link to its `.NAME.layers`
+//!   readers.lock               shared by those who read layers, if ever somebody did
 //! ```
 //!
 //! The mark is `1 LAYER TOKEN`: the upper lies on frozen layer LAYER (0: on none, or on what the record's base says), and
@@ -35,6 +36,7 @@
 //! | [`below`] | which layers an upper lies on |
 //! | `settle` | the hardlink index after an exchange |
 //! | `linking` | files of which the upper has not all names |
+//! | [`keeping`] | layers that somebody reads |
 //! | `held` | an upper that nobody has mounted, to be changed; what a kill has left |
 //! | `root` | the root of a new upper |
 //! | [`snapshot`], [`rollback`], [`branch`], [`removal`], [`squash`] | the operations |
@@ -43,6 +45,7 @@
 pub mod below;
 pub mod branch;
 pub(in crate::union) mod held;
+pub mod keeping;
 pub(in crate::union) mod linking;
 pub mod listing;
 pub(in crate::union) mod mark;

@@ -13,6 +13,7 @@ use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::below::{open_base, read_head};
 use crate::union::frozen::held::Writing;
+use crate::union::frozen::keeping;
 use crate::union::frozen::site::{BRANCHES, Layers, Site};
 use crate::union::frozen::unfit::{Result, SnapshotError};
 
@@ -23,8 +24,12 @@ pub struct Branch {
     pub layer: u32,
     /// Its directory with frozen layers, where it was when it was made.
     pub place: PathBuf,
-    /// Whether it is there.
+    /// Whether it is there. One of which that can't be told counts as there.
     pub is_there: bool,
+    /// Why that can't be told.
+    pub unclear: Option<String>,
+    /// Whether it is what is left of a container that has gone, or what there is of one that is being made.
+    pub is_left: bool,
     /// The name under which it is written down.
     entry: Vec<u8>,
 }
@@ -40,6 +45,30 @@ impl Branch {
             |own| self.place.with_file_name(std::ffi::OsStr::from_bytes(own)),
         )
     }
+
+    /// Tells whether it holds nothing any more. `gone`: one that isn't found was not moved, but is gone.
+    pub fn is_gone(&self, gone: bool) -> bool {
+        !self.is_there && (gone || self.is_left)
+    }
+}
+
+/// Returns the directory of the container whose upper would have that path, in whatever store.
+pub fn container_of(upper: &Path) -> Option<&Path> {
+    let own = upper.parent().filter(|_| upper.file_name().is_some_and(|name| name == "diff"))?;
+    own.parent().and_then(Path::file_name).is_some_and(|within| within == "containers").then_some(own)
+}
+
+/// Tells whether the upper at a path is that of no container, though it lies where one's would, in the store of the layers' own one.
+fn is_left(layers: &Layers, upper: &Path) -> Result<bool> {
+    let Some(dir) = container_of(upper) else { return Ok(false) };
+    let beside = layers.path.parent().and_then(Path::parent);
+    if beside.is_none() || dir.parent() != beside {
+        return Ok(false);
+    }
+    let record = dir.join("config.json");
+    let is_there = record.try_exists();
+    Ok(!is_there
+        .map_err(SnapshotError::io("find out whether a branch is a container: look at it", record))?)
 }
 
 /// Lists the branches that stand on layers of a record.
@@ -69,11 +98,13 @@ pub fn branches(layers: &Layers) -> Result<Vec<Branch>> {
             At::Name(dir.as_fd(), &entry).readlink().map_err(SnapshotError::io("read in it", &path))?;
         let place = PathBuf::from(std::ffi::OsString::from_vec(target));
         // What can't be read is no proof that it is gone.
-        let is_there = match Layers::at(&place) {
-            Ok(found) => found.is_some_and(|found| found.record.id == id),
-            Err(_) => true,
+        let (is_there, unclear) = match Layers::at(&place) {
+            Ok(found) => (found.is_some_and(|found| found.record.id == id), None),
+            Err(error) => (true, Some(error.to_string())),
         };
-        branches.push(Branch { layer, place, is_there, entry });
+        let mut branch = Branch { layer, place, is_there, unclear, is_left: false, entry };
+        branch.is_left = is_left(layers, &branch.upper())?;
+        branches.push(branch);
     }
     Ok(branches)
 }
@@ -89,6 +120,7 @@ pub fn remove(path: &Path, names: &[String], gone: bool) -> Result<()> {
     let none = || SnapshotError::refused(path, "has no snapshots");
     let layers = Site::of(upper.as_fd(), path)?.layers()?.ok_or_else(none)?;
     let mut writing = Writing::lock(layers)?;
+    keeping::is_read_by_nobody(&writing.layers)?;
     let record = &writing.layers.record;
     let mut going = BTreeSet::new();
     for name in names {
@@ -116,7 +148,7 @@ pub fn remove(path: &Path, names: &[String], gone: bool) -> Result<()> {
     }
     let branches = branches(&writing.layers)?;
     let standing: Vec<&Branch> = branches.iter().filter(|branch| going.contains(&branch.layer)).collect();
-    if let Some(branch) = standing.iter().find(|branch| branch.is_there || !gone) {
+    if let Some(branch) = standing.iter().find(|branch| !branch.is_gone(gone)) {
         return Err(SnapshotError::refused(path, why_not(branch)));
     }
     let record = &mut writing.layers.record;
@@ -142,12 +174,12 @@ pub(super) fn forget<'a>(layers: &Layers, branches: impl IntoIterator<Item = &'a
     Ok(())
 }
 
-/// Lets the stack that the upper at a path branches off forget it, now that it goes.
+/// Lets the stack that the upper at a path branches off forget it, now that it goes, or has gone already.
 ///
 /// # Errors
 /// When that stack isn't found, or can't be changed.
 pub fn let_go(path: &Path) -> Result<()> {
-    let Some(own) = layers_of(path)? else { return Ok(()) };
+    let Some(own) = Layers::beside(path)? else { return Ok(()) };
     let Some(base) = own.record.base.clone() else { return Ok(()) };
     let writing = Writing::lock(open_base(&own, &base)?)?;
     let entry = format!("{}-{}", base.layer, own.record.id).into_bytes();
@@ -161,7 +193,7 @@ pub fn let_go(path: &Path) -> Result<()> {
 /// # Errors
 /// When the record can't be read.
 pub fn standing(path: &Path) -> Result<Vec<Branch>> {
-    layers_of(path)?.map_or_else(|| Ok(Vec::new()), |own| branches(&own))
+    Layers::beside(path)?.map_or_else(|| Ok(Vec::new()), |own| branches(&own))
 }
 
 /// Returns where the own frozen layers of the upper at a path lie, those too that it doesn't lie on.
@@ -169,20 +201,17 @@ pub fn standing(path: &Path) -> Result<Vec<Branch>> {
 /// # Errors
 /// When the record can't be read.
 pub fn own_places(path: &Path) -> Result<Vec<PathBuf>> {
-    let Some(own) = layers_of(path)? else { return Ok(Vec::new()) };
+    let Some(own) = Layers::beside(path)? else { return Ok(Vec::new()) };
     Ok(own.record.layers.iter().map(|layer| own.place(layer.layer)).collect())
-}
-
-fn layers_of(path: &Path) -> Result<Option<Layers>> {
-    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-    let upper = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
-        .map_err(SnapshotError::io("open it", path))?;
-    Site::of(upper.as_fd(), path)?.layers()
 }
 
 fn why_not(branch: &Branch) -> String {
     let upper = EscapedPath::from(branch.upper().as_path());
     match branch.is_there {
+        true if branch.is_left => format!(
+            "the branch {upper} stands on it, of a container that has gone or is being made; if it has gone, unionmount prune removes \
+             what is left of it"
+        ),
         true => format!(
             "the branch {upper} stands on it; remove {upper} first, with {} beside it",
             EscapedPath::from(branch.place.as_path())

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::union::frozen::below::is_frozen;
 use crate::union::frozen::held::{GONE, Held, Writing};
+use crate::union::frozen::keeping;
 use crate::union::frozen::mark::Head;
 use crate::union::frozen::root;
 use crate::union::frozen::snapshot::{Target, settle_new};
@@ -42,10 +43,13 @@ pub fn rollback(target: &Target, name: Option<&str>) -> Result<RolledBack, Stack
     Ok(throw_away(&writing, back.to))
 }
 
-/// Opens the record of an upper that has snapshots.
+/// Opens the record of an upper that has snapshots, and that nobody reads.
 pub(in crate::union) fn writing(held: &Held) -> unfit::Result<Writing> {
     match held.existing()? {
-        Some(writing) if held.head()?.is_some() => Ok(writing),
+        Some(writing) if held.head()?.is_some() => {
+            keeping::is_read_by_nobody(&writing.layers)?;
+            Ok(writing)
+        }
         _ => {
             let why = "has no snapshots; unionmount discard throws away all that is in it";
             Err(SnapshotError::refused(&held.upper.path, why))

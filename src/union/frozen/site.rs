@@ -117,6 +117,25 @@ impl Layers {
         }
     }
 
+    /// Opens the one beside the upper at a path, or where it would be of an upper that is gone. `None`: there is none.
+    ///
+    /// # Errors
+    /// When it can't be read, or may be somebody else's words.
+    pub fn beside(upper: &Path) -> Result<Option<Layers>> {
+        match rustix::fs::open(upper, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                let mut name = OsString::from(".");
+                name.push(upper.file_name().unwrap_or_default());
+                name.push(".layers");
+                Layers::at(&upper.with_file_name(name))
+            }
+            opened => {
+                let opened = opened.map_err(SnapshotError::io("open it", upper))?;
+                Site::of(opened.as_fd(), upper)?.layers()
+            }
+        }
+    }
+
     /// Opens the one that has a name in an open directory; `path` is for messages. `None`: there is none.
     ///
     /// # Errors

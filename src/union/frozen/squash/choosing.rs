@@ -32,7 +32,7 @@ impl<'a> Choosing<'a> {
     pub fn of(held: &'a Held, writing: &'a Writing, gone: bool) -> Result<Choosing<'a>> {
         let own = held.head()?.map_or(0, |head| head.layer);
         let mut branches = branches(&writing.layers)?;
-        branches.retain(|branch| branch.is_there || !gone);
+        branches.retain(|branch| !branch.is_gone(gone));
         Ok(Choosing { held, writing, own, branches })
     }
 

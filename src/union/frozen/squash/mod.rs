@@ -25,6 +25,7 @@ use rustix::fs::{Mode, OFlags, RenameFlags, fsync, mkdirat, openat, renameat_wit
 use crate::sys::process::raise_nofile_limit;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::frozen::held::{Held, NEW, Writing};
+use crate::union::frozen::keeping;
 use crate::union::frozen::mark::Head;
 use crate::union::frozen::record::FrozenLayer;
 use crate::union::frozen::removal::{branches, forget};
@@ -76,6 +77,7 @@ impl Squashing {
         }
         let held = target.hold()?;
         let writing = writing(&held)?;
+        keeping::is_read_by_nobody(&writing.layers)?;
         let layers = Choosing::of(&held, &writing, gone)?.chosen(range)?;
         let merged = layers.iter().map(|layer| layer.layer).collect();
         let branches = standing::hold(&held.upper.path, &writing.layers, &merged, gone)?;
@@ -113,12 +115,9 @@ impl Squashing {
 
     fn clean_up(&mut self) -> Result<()> {
         self.writing.remove_leaving()?;
-        if !self.gone {
-            return Ok(());
-        }
         let merged: BTreeSet<u32> = self.layers.iter().skip(1).map(|layer| layer.layer).collect();
         let mut left = branches(&self.writing.layers)?;
-        left.retain(|branch| !branch.is_there && merged.contains(&branch.layer));
+        left.retain(|branch| branch.is_gone(self.gone) && merged.contains(&branch.layer));
         forget(&self.writing.layers, &left)
     }
 }
