@@ -25,10 +25,11 @@ use crate::union::frozen::root;
 use crate::union::frozen::squash::way::{Shown, Way, look};
 use crate::union::frozen::unfit::{Result, SnapshotError};
 use crate::union::lookup::found::RealDirs;
-use crate::union::lookup::marker::{AufsName, aufs_name, is_metacopy};
+use crate::union::lookup::marker::{AufsName, Marks, aufs_name, read_marks};
 use crate::union::lookup::private::{Namespace, overlay_mark};
 use crate::union::lookup::realdir::{LayerIndex, RealDir};
 use crate::union::nodes::generation::Generation;
+use crate::union::stack::access::LayerAt;
 use crate::union::stack::layer::XattrChoice;
 
 /// A directory that is being filled.
@@ -158,9 +159,7 @@ impl Merging<'_> {
         let opened = self.union.fds.get(dir).map_err(self.failed("open", path))?;
         let at = opened.entry(name);
         let mut stat = at.stat().map_err(self.failed("look at", path))?;
-        if stat.kind() == Kind::File
-            && is_metacopy(at, dir.belief).map_err(self.failed("read the marks of", path))?
-        {
+        if self.believed(at, dir, path)?.metacopy && stat.kind() == Kind::File {
             let why = format!(
                 "{} has its data in a layer below (metacopy, lazy), and such files can't be merged",
                 EscapedPath::from(path)
@@ -240,9 +239,9 @@ impl Merging<'_> {
         }
         for dir in &frame.dirs {
             let part = self.union.fds.host(dir).map_err(self.failed("open", &frame.path))?;
+            self.believed(At::Fd(part.as_fd()), dir, &frame.path)?;
             let names = crate::sys::xattr::list(At::Fd(part.as_fd()))
                 .map_err(io("list the marks of what becomes"))?;
-            self.are_believed(&names, dir, &frame.path)?;
             if names.iter().any(|name| overlay_mark(name) == Some(b"impure")) {
                 mark("impure", b"y").map_err(io("mark that it has copies"))?;
             }
@@ -251,14 +250,11 @@ impl Merging<'_> {
         Ok(())
     }
 
-    /// Refuses marks that are there and aren't believed: whoever mounts with the other kind sees something else, which would be gone for
-    /// good.
-    fn are_believed(&self, names: &[Vec<u8>], dir: &RealDir, path: &Path) -> Result<()> {
-        let says = |name: &&Vec<u8>| {
-            let mark = overlay_mark(name).is_some_and(|mark| matches!(mark, b"opaque" | b"redirect"));
-            mark && dir.belief.mark(name).is_none()
-        };
-        let Some(mark) = names.iter().find(says) else { return Ok(()) };
+    /// Reads the marks of what is merged, and refuses those that are there and aren't believed: whoever mounts with the other kind sees
+    /// something else, which would be gone for good.
+    fn believed<'b>(&self, at: impl Into<LayerAt<'b>>, dir: &RealDir, path: &Path) -> Result<Marks> {
+        let marks = read_marks(at, dir.belief).map_err(self.failed("read the marks of", path))?;
+        let Some(mark) = &marks.unbelieved else { return Ok(marks) };
         let why = format!(
             "has the mark {}, which isn't believed now; squash it as it is mounted: with --userxattr, or without",
             EscapedPath::from(mark.as_slice())

@@ -24,11 +24,12 @@ pub(super) fn hold(
     gone: bool,
 ) -> Result<Vec<DirLock>, StackError> {
     let mut held: BTreeMap<PathBuf, DirLock> = BTreeMap::new();
+    let mut left_out: BTreeSet<PathBuf> = BTreeSet::new();
     // Who makes another one holds a lock of those that stand there. So one that was being made as it was looked is found by looking
     // again, with the locks.
     loop {
         let mut all = standing(path, layers, merged, gone)?;
-        all.retain(|branch| !held.contains_key(&branch.place));
+        all.retain(|branch| !held.contains_key(&branch.place) && !left_out.contains(&branch.place));
         if all.is_empty() {
             return Ok(held.into_values().collect());
         }
@@ -37,7 +38,11 @@ pub(super) fn hold(
             let lock = match lock_upper(&upper, LOCK_WAIT) {
                 Ok((_, lock)) => lock,
                 Err(StackError::InUse { .. }) => return Err(in_use(path, &upper).into()),
-                Err(StackError::Missing { .. }) if gone => continue,
+                // Its name is there, and leads nowhere.
+                Err(StackError::Missing { .. }) if gone => {
+                    left_out.insert(branch.place);
+                    continue;
+                }
                 Err(StackError::Missing { .. }) => {
                     return Err(SnapshotError::refused(path, why_gone(&branch)).into());
                 }
@@ -79,7 +84,7 @@ fn standing(
                 found.push(branch);
             }
             Some(_) => {}
-            None if gone => {}
+            None if gone || branch.is_gone(gone) => {}
             None => return Err(SnapshotError::refused(path, why_gone(&branch)).into()),
         }
     }

@@ -329,11 +329,39 @@ fn marks_that_are_not_believed_are_not_merged_away() {
     for name in ["one", "two"] {
         let union = bed.open();
         make(&union, name, New::Directory);
+        write(&union, "changed", name);
         drop(union);
         take(&bed, name);
     }
-    let marked = bed.at(".upper.layers/2/two");
-    rustix::fs::setxattr(&marked, "user.overlay.redirect", b"one", rustix::fs::XattrFlags::empty()).unwrap();
-    let why = refused(&bed, "", "");
-    assert!(why.contains("user.overlay.redirect") && why.contains("--userxattr"), "{why}");
+    let none = rustix::fs::XattrFlags::empty();
+    for (path, mark) in [
+        ("2/two", "user.overlay.redirect"),
+        ("1/one", "user.overlay.opaque"),
+        ("2/two", "user.fuseoverlayfs.opaque"),
+        ("2", "user.overlay.opaque"),
+        ("2/changed", "user.overlay.metacopy"),
+        ("2/changed", "user.overlay.redirect"),
+        ("2/changed", "user.overlay.whiteout"),
+    ] {
+        let marked = bed.at(".upper.layers").join(path);
+        rustix::fs::setxattr(&marked, mark, b"y", none).unwrap();
+        let why = refused(&bed, "", "");
+        assert!(why.contains(mark) && why.contains(path) && why.contains("--userxattr"), "{path}: {why}");
+        rustix::fs::removexattr(&marked, mark).unwrap();
+    }
+    merge(&bed, "", "");
+}
+
+/// Who looks for branches again doesn't find the same for ever that was left out.
+#[test]
+fn a_branch_that_leads_nowhere_is_left_out_once() {
+    let (bed, _) = four();
+    branch::branch(&target(&bed), &bed.at("b")).unwrap();
+    take(&bed, "five");
+    fs::remove_dir_all(bed.at("b")).unwrap();
+    std::os::unix::fs::symlink("nowhere", bed.at("b")).unwrap();
+    let why = refused(&bed, "0", "4");
+    assert!(why.contains("the branch") && why.contains("--force"), "{why}");
+    let squashing = Squashing::begin(&target(&bed), &range("0", "4"), true).unwrap();
+    assert_eq!(squashing.carry_out().unwrap().gone, ["three", "two", "one"]);
 }
