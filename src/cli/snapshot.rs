@@ -12,12 +12,12 @@ use super::how_mounted::HowMounted;
 use super::output::{self, Format};
 use super::page::Page;
 use super::store::StoreArgs;
-use super::whose::{Whose, whose};
+use super::whose::{Whose, mount_of, whose};
 use super::{Failure, discard, say, using};
 use crate::container::snapshots::Reached;
 use crate::container::{Container, ContainerState};
 use crate::control::client::Client;
-use crate::control::mounts::{self, Mount};
+use crate::control::mounts::Mount;
 use crate::explain::names;
 use crate::image::store::Store;
 use crate::union::escaped_path::EscapedPath;
@@ -68,11 +68,11 @@ impl TargetArgs {
 /// Refuses what is in a mount: it is the upper that has snapshots.
 pub(super) fn is_not_mounted(upper: &Path) -> Result<(), Failure> {
     let shown = EscapedPath::from(upper);
-    match mounts::of(upper) {
-        Ok(_) => Err(Failure::failed(format!(
+    match mount_of(upper)? {
+        Some(_) => Err(Failure::failed(format!(
             "{shown}: lies in a mount; unmount it, and name its upper directory (unionmount status {shown} tells which)"
         ))),
-        Err(_) => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -292,18 +292,17 @@ impl Rollback {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         super::logging::start_for_verb();
         let to = match whose(&self.store, &self.upper)? {
-            Whose::Mount(mount) => self.of_mount(&mount)?,
+            Whose::Mount(mount) => {
+                if let Some(container) = Container::of_upper(&upper_of(&mount)?)? {
+                    does_not_run(&container)?;
+                }
+                self.of_mount(&mount)?
+            }
             Whose::Container(store, container) => {
                 if self.work.is_some() {
                     return Err(Failure::usage("--work is known of a container"));
                 }
-                // Whatever is mounted on a name of it would be detached: /proc, and volumes, into whose places is written from then on.
-                if container.state()? == ContainerState::Running {
-                    return Err(Failure::failed(format!(
-                        "container {} runs: a rollback would detach all that is mounted in it, /proc and volumes too; end it first",
-                        container.shown_name()
-                    )));
-                }
+                does_not_run(&container)?;
                 match container.reach(&store)? {
                     Reached::Mounted(mount) => self.of_mount(&mount)?,
                     Reached::Lying(target, _lowers) => self.of_target(&target)?,
@@ -349,6 +348,18 @@ impl Rollback {
         let mut client = Client::connect_within(mount, PATIENCE).map_err(|error| failed(&error))?;
         client.rollback(self.name.as_deref()).map_err(|error| failed(&error))
     }
+}
+
+/// Refuses a container that runs, however it was named: whatever is mounted on a name of it would be detached, /proc and volumes,
+/// into whose places is written from then on.
+fn does_not_run(container: &Container) -> Result<(), Failure> {
+    if container.state()? != ContainerState::Running {
+        return Ok(());
+    }
+    Err(Failure::failed(format!(
+        "container {} runs: a rollback would detach all that is mounted in it, /proc and volumes too; end it first",
+        container.shown_name()
+    )))
 }
 
 /// Refuses a mount in which somebody has something open, and tells who.
