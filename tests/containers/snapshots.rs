@@ -65,6 +65,9 @@ fn a_container_goes_on_above_its_snapshots_and_back() {
     // A word that is two things is neither.
     bed.place.mkdir("c");
     bed.um(&["rollback", "c"]).refused(2, &["both a container and a directory", "./c"]);
+    // Nor is it where the store can't be asked.
+    bed.place.mkdir("rw");
+    bed.sh("UNIONMOUNT_ROOT=image.tar ./unionmount rollback rw").refused(1, &["can't be told", "./rw"]);
     bed.um(&["snapshot", "nobody"]).refused(1, &["no container, no mount and no directory", "ps -a"]);
     bed.um(&["snapshot", "--lower", "image", bed.container("c").file_name().unwrap().to_str().unwrap()])
         .refused(2, &["known of a container"]);
@@ -254,6 +257,11 @@ fn goes_on_while_it_runs(bed: &Bed) {
     bed.um(&["run", "--rm", "im", "sh", "-c", "cat /etc/new; test ! -e /tmp/go; test ! -e /etc/later"])
         .prints("one");
     bed.um(&["rollback", "-f", "r", "first"]).refused(1, &["container r runs", "end it first"]);
+    if !bed.user {
+        // The same where its mount is named.
+        let merged = bed.container("r").join("merged").display().to_string();
+        bed.um(&["rollback", "-f", &merged, "first"]).refused(1, &["container r runs", "end it first"]);
+    }
     bed.um(&["rm", "-f", "r"]).refused(1, &["twig branches off it"]);
     bed.um(&["exec", "r", "touch", "/tmp/end"]).success();
     assert_eq!(wait(&mut child), Some(0));
@@ -304,8 +312,135 @@ fn a_mounted_container_goes_back_where_nobody_has_something_open_or_by_force() {
     bed.um(&["rm", "-f", "c"]).refused(1, &["the branch", "aside"]);
     // One that isn't found may have been moved.
     bed.sh("mv aside kept; mv .aside.layers .kept.layers").ok();
-    bed.um(&["rm", "c"]).refused(1, &["aside", "isn't there now", "--force"]);
-    bed.um(&["rm", "-f", "c"]).ok();
+    for args in [&["rm", "c"][..], &["rm", "-f", "c"]] {
+        bed.um(args).refused(1, &["aside", "isn't there now", "--forget-branches"]);
+    }
+    bed.um(&["rm", "--forget-branches", "c"]).ok();
+}
+
+#[test]
+fn what_cannot_be_told_of_a_branch_keeps_a_container_until_it_is_given_up() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    with_two_states(&bed);
+    bed.um(&["branch", "c", "twig"]).success();
+    let twig = bed.container("twig");
+    let record = twig.join(".diff.layers/stack.json");
+    let whole = fs::read(&record).unwrap();
+    fs::write(&record, "{").unwrap();
+    let named = record.display().to_string();
+    bed.um(&["rm", "-f", "c"]).refused(1, &["can't be told", &named, "is damaged", "--forget-branches"]);
+    fs::write(&record, &whole).unwrap();
+    bed.um(&["rm", "--forget-branches", "c"]).refused(1, &["twig branches off it"]);
+    // What lies in the place of its upper can't be looked into.
+    fs::rename(twig.join("diff"), twig.join("elsewhere")).unwrap();
+    fs::write(twig.join("diff"), "").unwrap();
+    bed.um(&["rm", "c"]).refused(1, &["can't be told", "/diff", "--forget-branches"]);
+    fs::remove_file(twig.join("diff")).unwrap();
+    fs::rename(twig.join("elsewhere"), twig.join("diff")).unwrap();
+    fs::write(&record, "{").unwrap();
+    assert_eq!(bed.um(&["rm", "--forget-branches", "c"]).code, Some(0));
+    assert!(!bed.um(&["ps", "-a", "--format", "{{.Names}}"]).ok().out.contains('c'));
+}
+
+/// What is left of a branch holds a snapshot until `prune`, which lets it go.
+#[test]
+fn what_is_left_of_a_branch_is_pruned_and_holds_nothing_then() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    with_two_states(&bed);
+    bed.um(&["branch", "c", "twig"]).success();
+    // As `run --rm` leaves one in which something is open, and as a kill does.
+    fs::remove_file(bed.container("twig").join("config.json")).unwrap();
+    bed.um(&["rollback", "c", "2"]).ok();
+    bed.um(&["snapshots", "rm", "c", "3"]).refused(1, &["of a container that has gone", "unionmount prune"]);
+    bed.um(&["prune", "-f"]).success();
+    let branches = bed.container("c").join(".diff.layers/branches");
+    assert_eq!(fs::read_dir(branches).unwrap().count(), 0, "it is written down no more");
+    bed.um(&["snapshots", "rm", "c", "3"]).ok();
+    bed.um(&["branch", "c", "twig"]).success();
+    assert!(bed.um(&["container", "prune", "-f"]).ok().out.contains("Removed 2 containers"));
+}
+
+/// Tells whether somebody shares the lock of a file.
+fn is_shared(path: &std::path::Path) -> bool {
+    let Ok(file) = fs::File::open(path) else { return false };
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => false,
+        Err(rustix::io::Errno::WOULDBLOCK) => true,
+        Err(errno) => panic!("{errno}"),
+    }
+}
+
+/// Who makes an image of a container has all of it, whatever is removed meanwhile.
+#[test]
+fn what_a_commit_reads_is_not_taken_away() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    with_two_states(&bed);
+    // It is a while until a commit has read that.
+    within(&bed, "c", "dd if=/dev/zero of=data/large bs=1 count=0 seek=40G 2>/dev/null");
+    bed.um(&["snapshot", "c", "three"]).ok();
+    bed.um(&["branch", "c", "twig"]).success();
+    for (of, read) in [("c", "c"), ("c@three", "c"), ("twig", "twig")] {
+        let mut commit = Command::new(bed.place.bin());
+        commit.args(["commit", of, "im"]);
+        let mut commit = bed.prepare(&mut commit).stdout(Stdio::null()).spawn().unwrap();
+        let id = rustix::process::Pid::from_child(&commit);
+        let readers = bed.container("c").join(".diff.layers/readers.lock");
+        until("it reads", || is_shared(&readers) && is_shared(&bed.container(read).join("readers.lock")));
+        rustix::process::kill_process(id, rustix::process::Signal::STOP).unwrap();
+        bed.um(&["squash", "c", "one..three"]).refused(1, &["being read"]);
+        bed.um(&["snapshots", "rm", "c", "2"]).refused(1, &["being read"]);
+        if read == "c" {
+            bed.um(&["rollback", "c"]).refused(1, &["being read"]);
+        }
+        let whole = ["rm", "-f", read];
+        // Of the one that is branched it is said first that it is.
+        bed.um(&whole).refused(1, &[if read == "c" { "branches off it" } else { "being read" }]);
+        rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
+        commit.wait().unwrap();
+    }
+    bed.um(&["squash", "c", "one..three"]).success();
+    bed.um(&["rm", "twig"]).ok();
+    bed.um(&["rm", "c"]).ok();
+}
+
+/// Whoever has the lock of a record doesn't wait for the names while who has the names waits for it.
+#[test]
+fn a_branch_and_a_new_name_of_one_container_do_not_wait_for_each_other() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    use std::os::unix::fs::MetadataExt;
+    let bed = Bed::new();
+    with_two_states(&bed);
+    let dir = fs::File::open(bed.container("c")).unwrap();
+    rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let number = format!(":{} ", dir.metadata().unwrap().ino());
+    let waiting = || {
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().filter(|line| line.contains("-> FLOCK") && line.contains(&number)).count()
+    };
+    let spawn = |args: &[&str]| {
+        let mut command = Command::new(bed.place.bin());
+        command.args(args);
+        bed.prepare(&mut command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut branch = spawn(&["branch", "c", "twig"]);
+    until("the branch waits for the record", || waiting() == 1);
+    let mut rename = spawn(&["rename", "c", "d"]);
+    until("the other waits for the record", || waiting() == 2);
+    assert!(!is_shared(&bed.place.at("home/store/index.lock")), "who waits for a record hasn't the names");
+    drop(dir);
+    assert_eq!((wait(&mut branch), wait(&mut rename)), (Some(0), Some(0)));
+    bed.um(&["rm", "twig", "d"]).ok();
 }
 
 #[test]
