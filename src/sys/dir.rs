@@ -47,6 +47,9 @@ pub fn open_named(path: &Path) -> Result<OwnedFd> {
     fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// How deep a tree is walked by who holds a descriptor of each directory above: beyond what is meant, below what a process may have open.
+pub const DEEPEST: usize = 400;
+
 /// One entry as the filesystem lists it.
 #[derive(Debug)]
 pub struct RawEntry<'a> {

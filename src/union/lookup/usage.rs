@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::marker::{self, AufsName};
-use crate::sys::dir::for_each_entry;
+use crate::sys::dir::{DEEPEST, for_each_entry};
 use crate::sys::object::{At, Kind, Time};
 
 /// What is in a layer.
@@ -90,11 +90,8 @@ struct Count<'p> {
     entries: u64,
 }
 
-/// Each level holds a descriptor.
-const DEEPEST: u32 = 400;
-
 impl Count<'_> {
-    fn directory(&mut self, dir: OwnedFd, depth: u32) {
+    fn directory(&mut self, dir: OwnedFd, depth: usize) {
         let mut below: Vec<Vec<u8>> = Vec::new();
         let listed = for_each_entry::<rustix::io::Errno>(dir.as_fd(), |entry| {
             self.entries += 1;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::{Errno, Result};
 
 use super::{Quota, SECTOR, Taken};
+use crate::sys::dir::DEEPEST;
 use crate::sys::object::{At, Kind};
 use crate::sys::schedule;
 
@@ -19,8 +20,6 @@ pub type Opener = fn(BorrowedFd<'_>, &[u8]) -> Result<OwnedFd>;
 /// Calls a function with each name in a directory of the upper, whatever its mode is.
 pub type Lister = fn(BorrowedFd<'_>, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>;
 
-/// Each level holds a descriptor.
-const DEEPEST: usize = 400;
 /// So often the tree is walked where directories are moved meanwhile.
 const MOST_ROUNDS: usize = 20;
 /// So long the end of a mount may take for that; what takes longer is counted by the next one, while it is used.
@@ -104,6 +103,11 @@ impl Quota {
         let work = move || {
             match quota.recount_now(&tree) {
                 Ok(()) => log::info!("quota: the upper was counted: {} bytes", quota.taken().bytes),
+                // From a walk, which says so where it would hold too many directories.
+                Err(Errno::NFILE) => log::warn!(
+                    "quota: the upper can't be counted: directories lie more than {DEEPEST} deep in it, or too many files are open; \
+                     the larger count stays in force"
+                ),
                 Err(e) => {
                     log::warn!("quota: the upper can't be counted ({e}); the larger count stays in force")
                 }
