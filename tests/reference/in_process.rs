@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ use unionmount::union::change::rename::RenameMode;
 use unionmount::union::change::staged::New;
 use unionmount::union::data::file::Write;
 use unionmount::union::live::How;
+use unionmount::union::live::layers::{Coming, NamedLayer, Place::Bottom, Restacking};
 use unionmount::union::live::snapshot::Freezing;
 use unionmount::union::nodes::node::Node;
 use unionmount::union::options::FsOptions;
@@ -117,6 +120,43 @@ impl Vfs {
         };
         let slots = slots.into_iter().map(|(slot, ino)| (slot, union.node(ino).unwrap())).collect();
         Vfs { union, privileged, caller, keeps, held, slots }
+    }
+
+    /// Has a layer come below all others that shows nothing which isn't there, or go again, while all that is known and open stays
+    /// so. It has the directories that are there and that a lower has: each is made of one more, and keeps its number.
+    fn restack(mut self, stack: &Stack, extra: &std::path::Path) -> Vfs {
+        let comes = !extra.exists();
+        if comes {
+            fs::create_dir(extra).unwrap();
+            for (path, entry) in &self.observe().entries {
+                let in_a_lower = || stack.lowers().iter().any(|lower| lower.root().join(path).is_dir());
+                if entry.kind == Kind::Directory && in_a_lower() {
+                    fs::create_dir_all(extra.join(path)).unwrap();
+                }
+            }
+            self.forget();
+        }
+        let Vfs { union, privileged, caller, keeps, held, slots } = self;
+        let slots: Vec<(u8, u64)> = slots.into_iter().map(|(slot, node)| (slot, node.ino)).collect();
+        let how = How { limits: Limits::default(), options: FsOptions::default() };
+        let point = extra.with_file_name("nowhere");
+        let restacking = if comes {
+            let stat = fs::metadata(extra).unwrap();
+            let source = extra.to_owned().into();
+            let coming = Coming { source: &source, id: (stat.dev(), stat.ino()), point: &point };
+            Restacking::add(&union, coming, &Bottom, &how)
+        } else {
+            let layer = stack.lowers().len() as u16 + 1;
+            let directory = extra.as_os_str().as_bytes().into();
+            Restacking::remove(&union, &NamedLayer { layer, directory }, &how)
+        };
+        let (next, _) = restacking.unwrap().go(&union, &how, None).unwrap();
+        drop(union);
+        if !comes {
+            fs::remove_dir_all(extra).unwrap();
+        }
+        let slots = slots.into_iter().map(|(slot, ino)| (slot, next.node(ino).unwrap())).collect();
+        Vfs { union: next, privileged, caller, keeps, held, slots }
     }
 
     fn lookup(&mut self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<(Arc<Node>, Attr)>, Errno> {
@@ -630,29 +670,56 @@ impl LowerForm {
     }
 }
 
-fn check(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
-    check_with((LowerForm::Directories, None), spec, operations, steered)
+/// What is done to the stack, before every so many operations.
+#[derive(Debug, Clone, Copy)]
+enum Live {
+    Nothing,
+    Snapshots(usize),
+    Layers(usize),
 }
 
-/// With a snapshot before every so many operations.
+impl Live {
+    fn act(self, count: usize, vfs: Vfs, stack: &Stack) -> Vfs {
+        match self {
+            Live::Snapshots(every) if count.is_multiple_of(every) => vfs.snapshot(stack),
+            Live::Layers(every) if count.is_multiple_of(every) => vfs.restack(stack, &extra(stack)),
+            _ => vfs,
+        }
+    }
+}
+
+/// The layer that comes and goes.
+fn extra(stack: &Stack) -> std::path::PathBuf {
+    stack.upper().root().with_file_name("extra")
+}
+
+fn check(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
+    check_with((LowerForm::Directories, Live::Nothing), spec, operations, steered)
+}
+
 fn check_live(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
     let every = 1 + operations.len() % 7;
-    check_with((LowerForm::Directories, Some(every)), spec, operations, steered)
+    check_with((LowerForm::Directories, Live::Snapshots(every)), spec, operations, steered)
+}
+
+fn check_restacked(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
+    let every = 1 + operations.len() % 5;
+    check_with((LowerForm::Directories, Live::Layers(every)), spec, operations, steered)
 }
 
 fn check_in_memory(spec: &StackSpec, operations: &[Op], steered: bool) -> Result<(), Failure> {
     let all = operations.len().is_multiple_of(2);
-    check_with((LowerForm::Memory { all }, None), spec, operations, steered)
+    check_with((LowerForm::Memory { all }, Live::Nothing), spec, operations, steered)
 }
 
 fn check_with(
-    (form, snapshots): (LowerForm, Option<usize>),
+    (form, live): (LowerForm, Live),
     spec: &StackSpec,
     operations: &[Op],
     steered: bool,
 ) -> Result<(), Failure> {
     let mut sequence = Sequence { steered, every: EVERY, ..Sequence::strict(spec.merge()) };
-    check_steps((form, snapshots), spec, operations, &mut sequence)
+    check_steps((form, live), spec, operations, &mut sequence)
         .map_err(|text| Failure { text, performed: sequence.performed })
 }
 
@@ -667,7 +734,7 @@ fn for_tmpfs(op: &Op) -> Op {
 }
 
 fn check_steps(
-    (form, snapshots): (LowerForm, Option<usize>),
+    (form, live): (LowerForm, Live),
     spec: &StackSpec,
     operations: &[Op],
     sequence: &mut Sequence,
@@ -688,17 +755,17 @@ fn check_steps(
     let mut count = 0;
     let run = |op: &Op| {
         count += 1;
-        if snapshots.is_some_and(|every| count % every == 0) {
-            let before = vfs.borrow_mut().take().unwrap();
-            *vfs.borrow_mut() = Some(before.snapshot(&stack));
-        }
+        let before = vfs.borrow_mut().take().unwrap();
+        *vfs.borrow_mut() = Some(live.act(count, before, &stack));
         let mut outcome = None;
         with(&mut |vfs| outcome = Some(vfs.run(op)));
         outcome.unwrap()
     };
     sequence.run(&operations, run, observe)?;
     sequence.close_all();
-    vfs.into_inner().unwrap().end();
+    let vfs = vfs.into_inner().unwrap();
+    let vfs = if extra(&stack).exists() { vfs.restack(&stack, &extra(&stack)) } else { vfs };
+    vfs.end();
 
     stack.assert_workdir_clean();
     if Privilege::current() != Privilege::Root {
@@ -734,4 +801,12 @@ fn the_library_behaves_as_the_model_while_snapshots_are_taken() {
     let vocabulary =
         || case(&Vocabulary { operations: 60, ..Vocabulary::full(Privilege::current() == Privilege::Root) });
     run_cases_on_all_processors(600, 13, vocabulary, check_live);
+}
+
+/// The same while a layer comes and goes.
+#[test]
+fn the_library_behaves_as_the_model_while_layers_come_and_go() {
+    let vocabulary =
+        || case(&Vocabulary { operations: 60, ..Vocabulary::full(Privilege::current() == Privilege::Root) });
+    run_cases_on_all_processors(600, 14, vocabulary, check_restacked);
 }
