@@ -273,6 +273,12 @@ fn check_lowers_may_change(options: &Options) -> Result<(), Failure> {
              by itself, and sees no change of them; leave writeback out",
         ));
     }
+    if options.fs.check_lowers && options.fs.metacopy {
+        return Err(Failure::usage(
+            "the options lower=checked and metacopy exclude each other: data that stay in a lower would be whatever is there \
+             by then; leave metacopy out",
+        ));
+    }
     Ok(())
 }
 
@@ -508,6 +514,7 @@ mod tests {
             (&["--lower", "a", "-o", "passthrough,writeback", "mnt"], "exclude each other"),
             (&["--lower", "a", "-o", "passthrough=lower,writeback", "mnt"], "exclude each other"),
             (&["--lower", "a", "-o", "lower=checked,writeback", "mnt"], "exclude each other"),
+            (&["--lower", "a", "-o", "lower=checked,metacopy=on", "mnt"], "exclude each other"),
             (&["--lower", "a", "-o", "passthrough=lower,lazy=keep", "mnt"], "exclude each other"),
             (&["--lower", "a", "-o", "lowerdir=b", "mnt"], "lower layers given twice"),
             (&["--lower", "a", "--upper", "b", "-o", "upperdir=b", "mnt"], "upper layer given twice"),

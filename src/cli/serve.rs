@@ -261,7 +261,7 @@ fn policy(options: &FsOptions, union: &Union) -> Policy {
         no_xattrs: options.no_xattrs,
         no_acl: !union.has_acls(),
         no_fsync: union.is_volatile(),
-        data_change: options.check_lowers,
+        lowers_change: options.check_lowers,
         max_write: options.max_write.map_or(MAX_WRITE, |bytes| bytes.clamp(4096, MAX_WRITE)),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fuse_abi::linux::fuse_kstatfs;
-use fuser::{Errno, INodeNo};
+use fuser::{Errno, FopenFlags, INodeNo};
 
 use super::change::{Changer, is_change};
 use super::convert::errno;
@@ -19,6 +19,7 @@ use super::policy::{IoMode, Policy};
 use super::reply::{Page, reply_attr, reply_empty, reply_entry, reply_value};
 use super::session::init::Wanted;
 use super::session::{Filesystem, Notifier};
+use super::wire::body::Opening;
 use super::wire::operation::Init;
 use super::wire::request::Header;
 use super::wire::{Entry, Operation, Reply, Request};
@@ -253,7 +254,8 @@ impl Filesystem for UnionFs {
             | Operation::Lseek { .. } => {
                 self.serve_data(request, reply);
             }
-            Operation::Readdir { .. }
+            Operation::Opendir
+            | Operation::Readdir { .. }
             | Operation::Readdirplus { .. }
             | Operation::Releasedir
             | Operation::Fsyncdir { .. } => self.serve_directories(request, reply),
@@ -306,6 +308,10 @@ impl UnionFs {
             Operation::Readdir { offset, size } => self.list(Page { dir, offset, size }, reply),
             Operation::Readdirplus { offset, size } => {
                 self.list_with_attributes(Page { dir, offset, size }, reply);
+            }
+            // Nothing of a listing is kept. Where opening is no request the kernel does keep it.
+            Operation::Opendir if self.changer.policy.lowers_change => {
+                reply.opened(Opening { flags: FopenFlags::empty(), backing: None });
             }
             Operation::Releasedir => reply.ok(),
             // A directory's entries are what it has: there is nothing beside them that `data_only` would leave out.

@@ -322,7 +322,7 @@ mod tests {
     fn policy() -> Policy {
         Policy {
             timeout: Duration::ZERO,
-            data_change: false,
+            lowers_change: false,
             io: IoMode::WriteThrough,
             no_xattrs: false,
             no_acl: false,

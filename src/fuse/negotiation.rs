@@ -24,11 +24,12 @@ pub(super) fn wanted(policy: &mut Policy, offer: &Init) -> Wanted {
         | InitFlags::FUSE_ALLOW_IDMAP
         // A handle would be stale when the kernel has forgotten the node.
         | InitFlags::FUSE_NO_EXPORT_SUPPORT
-        | InitFlags::FUSE_CACHE_SYMLINKS
-        | InitFlags::FUSE_NO_OPENDIR_SUPPORT;
-    flags |= match policy.data_change {
+        | InitFlags::FUSE_CACHE_SYMLINKS;
+    flags |= match policy.lowers_change {
         true => InitFlags::FUSE_AUTO_INVAL_DATA,
-        false => InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+        // A listing that the kernel keeps, as it does where opening a directory is no request, lasts as long as the directory's
+        // time, which is that of its topmost part.
+        false => InitFlags::FUSE_EXPLICIT_INVAL_DATA | InitFlags::FUSE_NO_OPENDIR_SUPPORT,
     };
     if !policy.no_acl && !policy.no_xattrs {
         flags |= InitFlags::FUSE_POSIX_ACL;

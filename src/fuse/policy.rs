@@ -46,9 +46,9 @@ pub struct Policy {
     pub no_acl: bool,
     /// fsync has nothing to do (mount option `volatile`, or no upper): the kernel is told once, and asks no more.
     pub no_fsync: bool,
-    /// Whether somebody else may change what files hold: data are dropped when a file has another time.
+    /// Whether somebody else may change the lowers: data are dropped when a file has another time, and listings aren't kept.
     #[serde(default)]
-    pub data_change: bool,
+    pub lowers_change: bool,
     /// The largest write request in bytes.
     pub max_write: u32,
 }
@@ -61,7 +61,7 @@ impl Default for Policy {
             no_xattrs: false,
             no_acl: false,
             no_fsync: false,
-            data_change: false,
+            lowers_change: false,
             max_write: MAX_WRITE,
         }
     }

@@ -58,6 +58,10 @@ impl Union {
             return self.give_data(node, part).map(given);
         }
         check_unveiled(node)?;
+        for dir in [Some(node), node.parent().as_ref()].into_iter().flatten() {
+            // What was moved away in a lower, with all above it, must not come up under its old name.
+            dir.dir.as_ref().map_or(Ok(()), |part| self.check_lowers(dir, part))?;
+        }
         let mut chain = Vec::new();
         let mut at = node.parent();
         while let Some(parent) = at {

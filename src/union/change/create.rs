@@ -206,7 +206,7 @@ impl<'a> Creation<'a> {
         });
         if node.dir.is_some() {
             union.told_dirs.tell(parent, name, node.real());
-            union.watch(&node);
+            drop(union.watch(&node));
         }
         if let Some(file) = file {
             union.keep_data_fd(&node, file);

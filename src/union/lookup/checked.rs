@@ -37,7 +37,7 @@ use smallvec::SmallVec;
 use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::lookup::found::{Found, FoundKind};
-use crate::union::lookup::realdir::{LayerIndex, RealDir};
+use crate::union::lookup::realdir::{LayerIndex, RealDir, Veil};
 use crate::union::lookup::watch::{Seen, Stamp};
 use crate::union::nodes::node::{DirPart, Identity, Named, Node, NodePlace, NodeSource};
 
@@ -55,11 +55,11 @@ pub(in crate::union) type Watched = DashMap<(LayerIndex, (u64, u64)), u64>;
 
 impl Union {
     /// Looks whether a directory's lowers are as they were, where that is to be checked, and forgets what was known of their
-    /// names if not. The caller holds the directory's names.
+    /// names if not.
     ///
     /// # Errors
     /// `ESTALE` where something else is in the directory's place, and those of looking.
-    pub(super) fn check_lowers(&self, node: &Node, dir: &DirPart) -> Result<()> {
+    pub(in crate::union) fn check_lowers(&self, node: &Node, dir: &DirPart) -> Result<()> {
         if self.watched.is_none() {
             return Ok(());
         }
@@ -96,10 +96,20 @@ impl Union {
         Ok(())
     }
 
+    /// Looks at a directory of a layer, and whether it still is where it was found.
+    ///
+    /// # Errors
+    /// `ENOENT` and `ESTALE` where it isn't.
     fn stamp(&self, lower: &Arc<RealDir>, now: SystemTime) -> Result<Stamp> {
         let stat = self.fds.get(lower)?.at().stat()?;
-        if stat.nlink == 0 {
-            return Err(FsError::Absent);
+        let mut at = lower.clone();
+        while let Some((parent, name)) = at.found_at().filter(|_| at.veil() == Veil::None) {
+            let seen = parent.stat_in(self.fds.get(&parent)?.entry(&name));
+            match seen {
+                Ok(seen) if (seen.dev, seen.ino) == at.id => at = parent,
+                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => return Err(FsError::Stale),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(Stamp::of(&stat, now))
     }
@@ -111,7 +121,7 @@ impl Union {
     /// `EBUSY` where somebody goes on changing something in it.
     pub(in crate::union) fn supersede_other(
         &self,
-        (parent, name): (&Arc<Node>, &[u8]),
+        at: (&Arc<Node>, &[u8]),
         identity: Identity,
         found: &Found,
     ) -> Result<()> {
@@ -122,17 +132,11 @@ impl Union {
             lowers().count() == dir.lowers.len()
                 && lowers().zip(&dir.lowers).all(|(found, known)| found.is_same_place(known))
         };
-        let is_here = |node: &Node| match &*node.place.read() {
-            NodePlace::Named { parent: above, entry } => {
-                entry.name() == name && (Arc::ptr_eq(above, parent) || is_superseded(above))
-            }
-            NodePlace::Root | NodePlace::Pinned { .. } => false,
-        };
         // The topmost lower gives a directory its identity, so what had another is found by what it shares with this one.
         // Two directories of a copied upper can share lowers, under two names.
         let shared = dirs.iter().filter_map(|dir| {
             let node = self.table.get(*watched.get(&(dir.layer, dir.id))?)?;
-            (self.is_upper(dir.layer) || is_here(&node)).then_some(node)
+            (self.is_upper(dir.layer) || is_at(&node, at)).then_some(node)
         });
         let known: SmallVec<[Arc<Node>; 4]> = self.table.find(identity).into_iter().chain(shared).collect();
         for known in &known {
@@ -147,21 +151,40 @@ impl Union {
         Ok(())
     }
 
-    /// Remembers which directories of layers a node stands for, where lowers are checked.
-    pub(in crate::union) fn watch(&self, node: &Node) {
-        let (Some(watched), Some(dir)) = (&self.watched, &node.dir) else { return };
+    /// Remembers which directories of layers a node stands for that was found under a name, where lowers are checked. Of two that
+    /// were found at the same time, before and after a change, the second supersedes the first, and if it is the older one,
+    /// whoever looks next supersedes that.
+    pub(in crate::union) fn watch_found(&self, at: (&Arc<Node>, &[u8]), node: &Node) {
+        for (layer, before) in self.watch(node) {
+            let Some(other) = self.table.get(before) else { continue };
+            let Some(dir) = other.dir.as_deref() else { continue };
+            if !is_superseded(node) && (self.is_upper(layer) || is_at(&other, at)) {
+                self.supersede(&other, dir);
+            }
+        }
+    }
+
+    /// Remembers which directories of layers a node stands for, where lowers are checked. Returns who did before.
+    pub(in crate::union) fn watch(&self, node: &Node) -> SmallVec<[(LayerIndex, u64); 2]> {
+        let mut before = SmallVec::new();
+        let (Some(watched), Some(dir)) = (&self.watched, &node.dir) else { return before };
         for real in dir.upper_dir().iter().chain(&dir.lowers) {
-            watched.insert((real.layer, real.id), node.ino);
+            let other = watched.insert((real.layer, real.id), node.ino).filter(|other| *other != node.ino);
+            before.extend(other.map(|other| (real.layer, other)));
         }
         let most = (2 * self.layers.len() * self.table.len()).max(4096);
         if watched.len() > most {
             watched.retain(|_, ino| self.table.get(*ino).is_some());
         }
+        before
     }
 
     fn supersede(&self, node: &Node, dir: &DirPart) {
-        if matches!(*node.place.read(), NodePlace::Root) || dir.watch.superseded.swap(true, Ordering::AcqRel)
-        {
+        // The root is what the layers' roots are, wherever these go, and a removed directory has no name that another could have.
+        if !matches!(*node.place.read(), NodePlace::Named { .. }) || dir.removed.load(Ordering::Relaxed) {
+            return;
+        }
+        if dir.watch.supersede() {
             return;
         }
         log::warn!(
@@ -196,6 +219,16 @@ impl Union {
                 *place = NodePlace::Named { parent: parent.clone(), entry: Named::new(name, source) };
             }
         }
+    }
+}
+
+/// Tells whether a node is known by that name.
+fn is_at(node: &Node, (parent, name): (&Arc<Node>, &[u8])) -> bool {
+    match &*node.place.read() {
+        NodePlace::Named { parent: above, entry } => {
+            entry.name() == name && (Arc::ptr_eq(above, parent) || is_superseded(above))
+        }
+        NodePlace::Root | NodePlace::Pinned { .. } => false,
     }
 }
 

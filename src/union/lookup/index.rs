@@ -93,6 +93,8 @@ pub fn scan_within(
     match read {
         Ok(()) => {}
         Err(Stop::Budget) => return Ok(false),
+        // getdents(2) of a directory that was removed, as the root of a lower can be: it has no names any more.
+        Err(Stop::Error(FsError::Absent)) => return Ok(true),
         Err(Stop::Error(e)) => return Err(e),
     }
     dir.set_forms(names.forms);

@@ -18,7 +18,7 @@ pub struct Watch {
     /// How often they had changed: what was read before isn't what is kept after.
     pub(super) changes: AtomicU32,
     /// Whether another node stands for what the name leads to.
-    pub(super) superseded: AtomicBool,
+    superseded: AtomicBool,
 }
 
 /// When it was looked, and what was seen.
@@ -56,6 +56,11 @@ impl Watch {
     /// Returns how often the lowers had changed.
     pub(super) fn changes(&self) -> u32 {
         self.changes.load(Ordering::Acquire)
+    }
+
+    /// Notes that another node stands for what the name leads to. Tells whether that was known.
+    pub(super) fn supersede(&self) -> bool {
+        self.superseded.swap(true, Ordering::AcqRel)
     }
 
     /// Tells whether another node stands for what the name leads to.

@@ -58,7 +58,7 @@ impl Union {
         }
         self.settle(&node, parent, name, source, stat.nlink);
         self.place_anew(&node, parent, name, source);
-        self.watch(&node);
+        self.watch_found((parent, name), &node);
         if stat.nlink > 1 && node.dir.is_none() {
             self.remember_name(&node, parent, name, source);
         }

@@ -132,13 +132,13 @@ impl<'u> CopyUp<'u> {
         Ok(self)
     }
 
-    /// Refuses a copy of what changed while it was copied, where the lowers may.
+    /// Refuses a copy of data that changed while they were copied, where the lowers may.
     ///
     /// # Errors
     /// `ESTALE`.
     fn check_unchanged(&self) -> Result<()> {
         let Original { held, stat, .. } = &self.original;
-        if self.union.watched.is_none() {
+        if self.union.watched.is_none() || self.data_bytes() == 0 {
             return Ok(());
         }
         let now = held.at().stat()?;
@@ -280,7 +280,7 @@ impl<'u> CopyUp<'u> {
             if let Some(part) = &node.dir {
                 *part.upper.write() = Some(RealDir::child(&real_parent, &name, &copy, generation));
                 part.index.lock().upper = None;
-                union.watch(node);
+                drop(union.watch(node));
                 if let NodePlace::Named { entry, .. } = &mut *place {
                     entry.set_source(NodeSource::Upper);
                 }

@@ -155,6 +155,47 @@ fn what_changes_while_it_is_copied_up_is_copied_again_or_stale() {
     }
 }
 
+#[test]
+fn a_directory_whose_way_was_renamed_takes_no_changes() {
+    let bed = Bed::new(1);
+    let union = checked(bed.file("0/e/sub/f"));
+    let (sub, f) = (look_up(&union, "e/sub").unwrap(), look_up(&union, "e/sub/f").unwrap());
+    fs::rename(bed.at("0/e"), bed.at("0/e2")).unwrap();
+    let create = Create { new: New::File, mode: 0o644, umask: 0, caller: union.own };
+    assert_eq!(union.create(&sub, b"made", create).map(drop), Err(FsError::Stale));
+    assert_eq!(names_of(&union, &sub), Err(FsError::Stale));
+    assert_eq!(union.open(&f, rustix::fs::OFlags::WRONLY, false).map(drop), Err(FsError::Stale));
+    assert!(!bed.at("upper/e").exists(), "what was moved away doesn't come back");
+    assert_eq!(names(&union, "e2/sub").unwrap(), ["f"]);
+}
+
+#[test]
+fn a_lower_that_is_gone_shows_nothing_and_the_rest_goes_on() {
+    let bed = Bed::new(2);
+    let union = checked(bed.file("0/d/a").file("1/d/b").file("upper/d/c"));
+    assert_eq!(names(&union, "d").unwrap(), ["a", "b", "c"]);
+    fs::remove_dir_all(bed.at("0")).unwrap();
+    assert_eq!(names(&union, "d").unwrap(), ["b", "c"]);
+    let create = Create { new: New::File, mode: 0o644, umask: 0, caller: union.own };
+    union.create(union.root(), b"made", create).unwrap();
+    assert_eq!(names(&union, "").unwrap(), ["d", "made"]);
+}
+
+#[test]
+fn names_that_change_in_a_directory_keep_nobody_from_copying_it_up() {
+    let bed = Bed::new(1);
+    let union = checked(bed.file("0/d/f"));
+    let d = look_up(&union, "d").unwrap();
+    let (at, create) = (bed.at("0/d"), Create { new: New::File, mode: 0o644, umask: 0, caller: union.own });
+    let number = std::cell::Cell::new(0);
+    let change = hook::times(9, move || {
+        number.set(number.get() + 1);
+        fs::write(at.join(number.get().to_string()), "").unwrap();
+    });
+    hook::during(change, || union.create(&d, b"made", create)).unwrap();
+    assert!(names(&union, "d").unwrap().contains(&"made".to_owned()));
+}
+
 /// What is seen below a directory: of each path whether it is a directory, and what a file holds.
 type Tree = BTreeMap<String, Option<Vec<u8>>>;
 
