@@ -3,98 +3,24 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use support::cli::{Ended, Place, is_root};
+use support::filesystem_image::{OF_ROOT, TREE, Who, everybody, reads_alike};
 use support::{Fields, LoopFilesystem, Snapshot, Time, diff, needs_program, needs_root};
-
-/// Makes `tree`: blocks, ends in fragments, holes, hardlinks, a directory of several runs, odd names, attributes, links, times.
-const TREE: &str = "
-    mkdir -p tree/d/deep/er tree/empty tree/many base m k up
-    seq 1 200000 | head -c 777777 > tree/d/large
-    head -c 300000 /dev/urandom > tree/d/noise; printf content > tree/d/file; ln tree/d/file tree/d/deep/name
-    : > tree/none; seq 1 1000 > tree/small; seq 1 10 > tree/smaller
-    ln -s deep/er tree/d/link; ln -s /nowhere tree/dangling
-    truncate -s 3M tree/d/holes; seq 1 50000 | dd of=tree/d/holes bs=4k seek=300 conv=notrunc status=none
-    truncate -s 1M tree/d/hole
-    for i in $(seq 1 700); do echo $i > tree/many/file-$i; done
-    touch \"tree/d/$(printf 'odd\\nname')\" \"tree/d/$(printf 'la\\374t')\" tree/d/$(head -c 250 /dev/zero | tr '\\0' n)
-    mkfifo tree/d/fifo; chmod 711 tree/d/deep; chmod 4755 tree/d/file; chmod 1777 tree/empty
-    setfattr -n user.note -v value tree/d/file; setfattr -n user.note -v other tree/d/deep
-    for name in large noise; do setfattr -n user.long -v $(head -c 3000 /dev/zero | tr '\\0' v) tree/d/$name; done
-    touch -h -d '1970-01-01 00:00:01 UTC' tree/dangling; echo base > base/below";
 
 /// An image has no parts of seconds, and seconds beyond 2038.
 const TIMES: &str = "; find tree ! -name dangling -exec touch -h -d '2039-02-02 02:02:02' {} +";
 
-/// What only root can make.
-const OF_ROOT: &str = "
-    mknod tree/d/null c 1 3; mknod tree/d/disk b 259 70000; chown 70000:4000000000 tree/d/large
-    setcap cap_net_raw+ep tree/small; setfattr -n trusted.note -v t tree/d/deep; setfattr -h -n trusted.note -v l tree/d/link
-    setfattr -n trusted.note -v d tree/d/null; setfattr -n trusted.note -v f tree/d/fifo";
-
-struct Who {
-    place: Place,
-    is_root: bool,
+/// Makes `tree.sqfs` of `tree`.
+fn squash(who: &Who, options: &str) {
+    who.sh(&format!("rm -f tree.sqfs; mksquashfs tree tree.sqfs -quiet -no-progress {options}"));
 }
 
-impl Who {
-    fn root() -> Who {
-        Who { place: Place::new(), is_root: true }
-    }
-
-    #[track_caller]
-    fn sh(&self, script: &str) -> String {
-        let ended = self.ended(script);
-        assert_eq!(ended.code, Some(0), "{script}: {ended:?}");
-        ended.out
-    }
-
-    fn ended(&self, script: &str) -> Ended {
-        if self.is_root { self.place.sh(script) } else { self.place.sh_as_user(script) }
-    }
-
-    fn umount(&self) {
-        self.place.umount("m");
-        self.place.wait_for_no_daemon();
-    }
-
-    /// All that a user sees of a tree, a line a name.
-    fn seen(&self, tree: &str) -> String {
-        self.sh(&format!(
-            "cd {tree}; find . -mindepth 1 -type d -printf '%p %y %m %u %g %n %T@\\n' -o -mindepth 1 \
-             -printf '%p %y %m %u %g %n %s %l %T@\\n' | LC_ALL=C sort; \
-             find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sh -c 'sha256sum \"$@\"; getfattr -hd \"$@\"' 0"
-        ))
-    }
-
-    /// Makes `tree.sqfs` of `tree`.
-    fn squash(&self, options: &str) {
-        self.sh(&format!("rm -f tree.sqfs; mksquashfs tree tree.sqfs -quiet -no-progress {options}"));
-    }
-
-    /// Has the kernel mount it, where it can: `k`.
-    fn kernel(&self) -> Option<LoopFilesystem> {
-        let tried = self.ended("mount -t squashfs -o loop,ro tree.sqfs k && umount k");
-        if tried.code != Some(0) {
-            support::skipped(&format!("the kernel here can't mount a squashfs: {}", tried.err));
-            return None;
-        }
-        let (image, point) = (self.place.at("tree.sqfs"), self.place.at("k"));
-        let words = ["-t", "squashfs", "-o", "loop,ro", image.to_str().unwrap()];
-        Some(LoopFilesystem::at(&point, &words))
-    }
-}
-
-fn everybody() -> Vec<Who> {
-    let mut all = vec![Who { place: Place::of_user(), is_root: false }];
-    if is_root() {
-        all.push(Who::root());
-    }
-    all
+/// Has the kernel mount it, where it can: `k`.
+fn kernel(who: &Who) -> Option<LoopFilesystem> {
+    who.kernel("squashfs", "tree.sqfs")
 }
 
 #[test]
@@ -115,7 +41,7 @@ fn an_image_shows_what_the_kernel_shows_of_it() {
         "-comp gzip -b 1M -always-use-fragments -no-exports",
         "-comp gzip -b 4096 -noI -noD -noF -noX -noId",
     ] {
-        who.squash(options);
+        squash(&who, options);
         who.sh("XDG_CACHE_HOME=$PWD/cache ./unionmount -o suid,dev --lower tree.sqfs m");
         let (packed, found) =
             (Snapshot::take(&who.place.at("tree")), Snapshot::take_checked(&who.place.at("m")));
@@ -126,7 +52,7 @@ fn an_image_shows_what_the_kernel_shows_of_it() {
         }
         // Many kernels are built without the filters for machine code.
         if !options.contains("bcj")
-            && let Some(kernel) = who.kernel()
+            && let Some(kernel) = kernel(&who)
         {
             assert_eq!(diff(&Snapshot::take(kernel.path()), &found, &Fields::tree()), "", "{options}");
             // It counts no blocks for holes, and some for attributes.
@@ -162,8 +88,8 @@ fn the_attributes_of_all_kinds_of_objects_are_those_that_the_kernel_shows() {
          ln long/file name; ln long/file long/dir/third; ln short/block short/dir/second
          touch -h -d @0 short/link; touch -d @1 short/file; touch -d @2147483648 long/file; touch -d @4294967295 long/dir");
     for options in ["-comp gzip", "-comp zstd -no-exports -no-tailends", "-comp xz -noI -noX -noId"] {
-        who.squash(options);
-        let Some(kernel) = who.kernel() else { return };
+        squash(&who, options);
+        let Some(kernel) = kernel(&who) else { return };
         who.sh("./unionmount -o suid,dev --lower tree.sqfs m");
         let (expected, found) = (Snapshot::take(kernel.path()), Snapshot::take_checked(&who.place.at("m")));
         assert_eq!(diff(&expected, &found, &Fields::tree()), "", "{options}");
@@ -191,34 +117,12 @@ fn the_attributes_of_all_kinds_of_objects_are_those_that_the_kernel_shows() {
     }
 }
 
-/// Compares what is read at many places of two files.
-fn reads_alike(one: &File, other: &File, options: &str) {
-    let size = one.metadata().unwrap().len();
-    let mut rng = fastrand::Rng::with_seed(size);
-    let mut buffers = (vec![0; 200_000], vec![0; 200_000]);
-    for _ in 0..60 {
-        let (at, count) = (rng.u64(0..=size), rng.usize(1..200_000));
-        let read = |file: &File, buffer: &mut [u8]| {
-            let mut done = 0;
-            loop {
-                match file.read_at(&mut buffer[done..count], at + done as u64).unwrap() {
-                    0 => return done,
-                    more => done += more,
-                }
-            }
-        };
-        let counts = (read(one, &mut buffers.0), read(other, &mut buffers.1));
-        assert_eq!(counts.0, counts.1, "{options}: {count} bytes at {at} of {size}");
-        assert!(buffers.0[..counts.0] == buffers.1[..counts.0], "{options}: {count} bytes at {at} of {size}");
-    }
-}
-
 #[test]
 fn everybody_mounts_one_and_changes_go_to_the_upper() {
     needs_program!("mksquashfs");
     for who in everybody() {
         who.sh(&format!("{TREE}{TIMES}"));
-        who.squash("-comp zstd");
+        squash(&who, "-comp zstd");
         who.sh("sha256sum tree.sqfs > sum");
         let mount = "XDG_CACHE_HOME=$PWD/cache ./unionmount --lower tree.sqfs:base --upper up m";
         who.sh(mount);
@@ -256,7 +160,7 @@ fn marks_that_hide_count_and_marks_that_lead_elsewhere_do_not() {
         who.sh("mkdir -p tree/d tree/o base/d base/o m k; touch tree/d/kept tree/o/own tree/d/.wh.other base/d/gone base/d/other base/o/below
              mknod tree/d/gone c 0 0; setfattr -n user.overlay.opaque -v y tree/o; echo base > base/secret
              mkdir tree/led; setfattr -n user.overlay.redirect -v /d tree/led; echo own > tree/led/x");
-        who.squash("-comp gzip");
+        squash(&who, "-comp gzip");
         who.sh("./unionmount --log-file log -o userxattr --lower tree.sqfs:base m");
         assert_eq!(who.sh("ls -A m/d m/o m/led"), "m/d:\nkept\nother\n\nm/led:\nx\n\nm/o:\nown\n");
         let log = who.sh("cat log");
@@ -278,8 +182,8 @@ fn a_squashed_upper_is_a_layer_as_for_the_kernel() {
     who.sh("set -e; mkdir -p base/d base/o/p m k up tree merged work; touch base/d/a base/d/b base/o/p/x base/o/y
          mount -t overlay -o lowerdir=base,upperdir=tree,workdir=work overlay merged
          rm merged/d/a; rm -r merged/o; mkdir merged/o; touch merged/o/new; umount merged");
-    who.squash("-comp gzip");
-    let Some(kernel) = who.kernel() else { return };
+    squash(&who, "-comp gzip");
+    let Some(kernel) = kernel(&who) else { return };
     who.sh("mount -t overlay -o lowerdir=k:base overlay merged");
     let expected = Snapshot::take(&who.place.at("merged"));
     who.sh("umount merged; ./unionmount --lower tree.sqfs:base m");
@@ -291,9 +195,9 @@ fn a_squashed_upper_is_a_layer_as_for_the_kernel() {
 #[test]
 fn damage_of_a_file_is_told_and_the_mount_goes_on() {
     needs_program!("mksquashfs");
-    let who = Who { place: Place::of_user(), is_root: false };
+    let who = Who::user();
     who.sh("mkdir -p tree/d m; seq 1 100000 > tree/d/large; seq 1 50 > tree/small; seq 1 90000 > tree/other; head -c 150000 /dev/urandom > tree/noise");
-    who.squash("-comp zstd -noI -noF");
+    squash(&who, "-comp zstd -noI -noF");
     // The first block of data stands behind the superblock, and begins with zstd's mark.
     let image = who.place.at("tree.sqfs");
     let mut bytes = fs::read(&image).unwrap();
@@ -316,7 +220,7 @@ fn damage_of_a_file_is_told_and_the_mount_goes_on() {
 #[test]
 fn an_image_that_cannot_be_read_is_refused_with_what_is_wrong() {
     needs_program!("mksquashfs");
-    let who = Who { place: Place::of_user(), is_root: false };
+    let who = Who::user();
     who.sh("mkdir -p tree/d m; seq 1 1000 > tree/d/f");
     for (options, said) in [("-comp lzo", "LZO"), ("-comp lzma", "LZMA")] {
         // Which of them it knows is how it was built.
@@ -329,7 +233,7 @@ fn an_image_that_cannot_be_read_is_refused_with_what_is_wrong() {
                 .refused(1, &["lower layer 1 tree.sqfs", said, "unsquashfs"]);
         }
     }
-    who.squash("-comp gzip");
+    squash(&who, "-comp gzip");
     let image = who.place.at("tree.sqfs");
     let bytes = fs::read(&image).unwrap();
     let with = |at: usize, new: &[u8]| {
@@ -357,10 +261,10 @@ fn an_image_that_cannot_be_read_is_refused_with_what_is_wrong() {
 #[test]
 fn what_was_read_of_an_image_is_there_for_the_next_mount() {
     needs_program!("mksquashfs");
-    let who = Who { place: Place::of_user(), is_root: false };
+    let who = Who::user();
     who.sh(&format!("{TREE}{TIMES}"));
     who.sh("head -c 2000000 /dev/urandom > tree/noise; rm tree/smaller; seq 1 20 > tree/smallish");
-    who.squash("-comp gzip");
+    squash(&who, "-comp gzip");
     who.sh("until [ $(($(date +%s) - $(stat -c %Z tree.sqfs))) -gt 2 ]; do sleep 0.1; done");
     let mount = "XDG_CACHE_HOME=$PWD/cache ./unionmount --lower tree.sqfs m";
     who.sh(mount);

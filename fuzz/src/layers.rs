@@ -136,8 +136,8 @@ pub fn archive_index(data: &[u8]) {
     read_all(&*above.into_tree());
 }
 
-/// An image of a filesystem: it is refused, or it is a tree that ends and is read without harm.
-pub fn squashfs(data: &[u8]) {
+/// An image of a filesystem, whichever its content tells: it is refused, or it is a tree that ends and is read without harm.
+pub fn filesystem(data: &[u8]) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(data).unwrap();
     let options = ArchiveOptions::default();

@@ -16,9 +16,9 @@ const ROOT: u64 = 1;
 const MOST_LINKS: usize = 8;
 
 impl Archive {
-    /// Tells whether it holds an image, by the files in it.
+    /// Tells whether it holds an image, by the files in it. An image of a filesystem is a layer itself, whatever lies in it.
     pub fn holds_image(&self) -> bool {
-        !self.is_layer && packed::holds_image(self)
+        !self.is_layer && !self.is_filesystem && packed::holds_image(self)
     }
 
     /// Returns the layers of the image that it holds, **topmost first**, and where each lies.

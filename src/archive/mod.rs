@@ -1,4 +1,4 @@
-//! Archives as layers: a tar or a squashfs is a lower without being unpacked.
+//! Archives as layers: a tar, a squashfs or an EROFS image is a lower without being unpacked.
 //!
 //! ```text
 //! open: what is it, by content ──> a file that is read at any place, or a stream that is decoded once into a spool
@@ -8,7 +8,8 @@
 //!         └── tree: answers the union's reads (LayerTree) out of the index; data by pread
 //! ```
 //!
-//! A squashfs (`squashfs`) has an index and blocks of its own, and shares the rest.
+//! Images of filesystems are read by walks of their own (`filesystem`): of a squashfs (`squashfs`) the index tells blocks, which are
+//! decompressed when they are asked for; of an EROFS image (`erofs`) it tells what it tells of a tar.
 //!
 //! Archives are read with pread and never mapped: one that is changed or cut while it is mounted gives `EIO` and a line in
 //! the log. A tar that is compressed can't be entered in its middle, so its data are decoded once, when it is first opened, into
@@ -22,7 +23,9 @@
 mod build;
 mod cache;
 mod data;
+mod erofs;
 mod file;
+mod filesystem;
 mod image;
 mod implied;
 mod index;
@@ -71,7 +74,7 @@ pub enum ArchiveError {
         /// The file.
         path: PathBuf,
         /// What it is, or isn't.
-        what: &'static str,
+        what: String,
     },
     /// What it holds is wrong.
     #[error("{}: {what}", path.display())]
@@ -82,10 +85,12 @@ pub enum ArchiveError {
         what: LayerError,
     },
     /// It is an image of a filesystem, and damaged.
-    #[error("{}: the squashfs is damaged: {entry}{what}", path.display())]
+    #[error("{}: the {of} is damaged: {entry}{what}", path.display())]
     Image {
         /// The file.
         path: PathBuf,
+        /// Of which format.
+        of: &'static str,
         /// In what, and a colon; empty where that isn't known.
         entry: String,
         /// What is wrong with it.
@@ -115,6 +120,8 @@ pub struct Archive {
     id: u64,
     is_layer: bool,
     from_cache: bool,
+    /// Whether it is an image of a filesystem.
+    is_filesystem: bool,
     /// The file that was opened, as it was then.
     lies_in: FileStamp,
 }
@@ -181,7 +188,15 @@ pub fn of_index(bytes: &[u8], data: File) -> io::Result<Option<Archive>> {
     let Some(told) = cache::body_over(bytes, data.size) else { return Ok(None) };
     let lies_in = data.store.stamp()?;
     let data = data.checked(told.blocks);
-    Ok(Some(Archive { index: told.index, data, id: told.id, is_layer: true, from_cache: true, lies_in }))
+    Ok(Some(Archive {
+        index: told.index,
+        data,
+        id: told.id,
+        is_layer: true,
+        from_cache: true,
+        is_filesystem: false,
+        lies_in,
+    }))
 }
 
 #[cfg(test)]

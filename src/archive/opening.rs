@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use super::build::{Builder, LeftOut};
 use super::cache::{Cache, Place, Told};
 use super::data::blocks::{Blocking, Blocks};
+use super::filesystem::Walked;
 use super::index::Index;
 use super::part::{Part, PartReader};
 use super::promise::{Watched, drain};
 use super::spool::Spool;
-use super::squashfs;
 use super::tree::identity;
-use super::{Archive, ArchiveError, ArchiveOptions};
+use super::{Archive, ArchiveError, ArchiveOptions, erofs, squashfs};
 use crate::image::compression::{Compression, decode};
 use crate::image::digest::Digest;
 use crate::image::layer::apply::stream_limit;
@@ -36,6 +36,7 @@ pub(super) fn open_with(
         id: told.id,
         is_layer: options.is_layer,
         from_cache,
+        is_filesystem: matches!(form, Form::Squashfs | Form::Erofs),
         lies_in,
     };
     let known = place.as_ref().map_or(Ok(None), Place::load).unwrap_or_else(|error| {
@@ -53,7 +54,8 @@ pub(super) fn open_with(
     }
     let (told, decoded) = match form {
         Form::Plain => (read_plain(&part, options)?, None),
-        Form::Squashfs => (read_squashfs(&part, options)?, None),
+        Form::Squashfs => (read_image(&part, options, (squashfs::metadata_size, squashfs::read))?, None),
+        Form::Erofs => (read_image(&part, options, (erofs::metadata_size, erofs::read))?, None),
         Form::Compressed => {
             let dir = place.as_ref().map_or_else(|| cache.dir.clone(), Place::dir);
             let (told, decoded) = read_compressed(&part, options, dir, cache)?;
@@ -83,30 +85,44 @@ enum Form {
     Compressed,
     /// An image of a filesystem.
     Squashfs,
+    /// One of another.
+    Erofs,
 }
 
 /// Tells by its first bytes what an archive is.
 fn form(part: &Part) -> Result<Form, ArchiveError> {
     let mut head = Vec::new();
-    part.reader().take(512).read_to_end(&mut head).map_err(part.failed("read it"))?;
-    let unknown = |what| ArchiveError::Unknown { path: part.path.clone(), what };
+    part.reader().take(erofs::HEAD as u64).read_to_end(&mut head).map_err(part.failed("read it"))?;
+    let unknown = |what: &str| ArchiveError::Unknown { path: part.path.clone(), what: what.to_owned() };
+    let is_erofs = erofs::is_superblock(&head);
+    head.truncate(512);
     if head.starts_with(squashfs::MAGIC) || head.starts_with(squashfs::OTHER_ORDER) {
         return Ok(Form::Squashfs);
     }
     if let Some(what) = other_form(&head) {
         return Err(unknown(what));
     }
+    // Zeros are an empty tar, and what most of these begin with.
+    let is_erofs = is_erofs && (head.iter().all(|&byte| byte == 0) || !is_tar(&head));
     match Compression::of(&head) {
+        Compression::None if is_erofs => Ok(Form::Erofs),
         Compression::None if is_tar(&head) => Ok(Form::Plain),
         Compression::None => Err(unknown(
-            "neither a tar, nor one that is compressed with gzip, zstd, xz or bzip2, nor a squashfs",
+            "neither a tar, nor one that is compressed with gzip, zstd, xz or bzip2, nor a squashfs or an EROFS image",
         )),
         _ => Ok(Form::Compressed),
     }
 }
 
-/// Reads the names and attributes of a squashfs, and all of it if somebody has promised what it is.
-fn read_squashfs(part: &Part, options: &ArchiveOptions) -> Result<Told, ArchiveError> {
+/// How an image of a filesystem is read: how much of it tells of names and attributes, and these.
+type ReadImage = (fn(&Part) -> u64, fn(&Part, bool, &dyn Fn(u64)) -> Result<Walked, ArchiveError>);
+
+/// Reads the names and attributes of an image, and all of it if somebody has promised what it is.
+fn read_image(
+    part: &Part,
+    options: &ArchiveOptions,
+    (metadata_size, read): ReadImage,
+) -> Result<Told, ArchiveError> {
     let promised = options.promised;
     let mut blocks = None;
     if let Some(one) = promised.tar.or(promised.blob) {
@@ -119,10 +135,10 @@ fn read_squashfs(part: &Part, options: &ArchiveOptions) -> Result<Told, ArchiveE
     }
     // What is read now must be what was held against the promise.
     let part = &part.clone().checked(blocks.clone());
-    let bar = LateBar::new(options.progress.as_ref(), squashfs::metadata_size(part), part.name());
-    let read = squashfs::read(part, options.is_layer, &|at| bar.at(at))?;
+    let bar = LateBar::new(options.progress.as_ref(), metadata_size(part), part.name());
+    let read = read(part, options.is_layer, &|at| bar.at(at))?;
     let left_out = LeftOut { names: read.names, marks: read.marks };
-    Ok(Told { id: identity(&read.index), index: read.index, left_out, blocks })
+    Ok(Told { id: identity(&read.index, true), index: read.index, left_out, blocks })
 }
 
 /// Reads a tar: its headers alone, unless somebody has promised what it is.
@@ -189,7 +205,7 @@ fn read_compressed(
 fn told(builder: Builder, part: &Part, blocks: Option<Blocks>) -> Result<Told, ArchiveError> {
     let left_out = builder.left_out;
     let index: Index = builder.finish().map_err(part.damaged())?;
-    Ok(Told { id: identity(&index), index, left_out, blocks })
+    Ok(Told { id: identity(&index, false), index, left_out, blocks })
 }
 
 impl Part {

@@ -48,8 +48,9 @@ impl ArchiveTree {
     }
 }
 
-/// Returns 64 bits of a digest of all that the headers say: what differs in them is another archive.
-pub(super) fn identity(index: &Index) -> u64 {
+/// Returns 64 bits of a digest of all that the headers say: what differs in them is another archive. `with_runs`: where the pieces of
+/// sparse files lie counts as well, as it doesn't in a tar, since uppers know tars by what they were without it.
+pub(super) fn identity(index: &Index, with_runs: bool) -> u64 {
     // As it comes: all of it together would take as much memory as the index.
     let mut hasher = Sha256::new();
     let mut tell = |bytes: &[u8]| hasher.update(bytes);
@@ -70,6 +71,10 @@ pub(super) fn identity(index: &Index) -> u64 {
                 tell(&at.wrapping_sub(files).to_le_bytes());
                 files += 1;
             }
+            Content::Sparse(runs) if with_runs => runs.iter().for_each(|run| {
+                tell(&run.offset.to_le_bytes());
+                tell(&run.at.to_le_bytes());
+            }),
             Content::Sparse(_) | Content::None => {}
         }
     }

@@ -12,7 +12,7 @@ use rustix::io::{Errno, Result};
 
 use super::cache::CACHE;
 use super::packed::{Map, Packed, Stored};
-use super::raw::{Wrong, read_exact};
+use crate::archive::filesystem::{Wrong, read_exact};
 use crate::archive::index::Index;
 use crate::archive::part::Part;
 use crate::union::stack::tree::TreeFile;
@@ -118,8 +118,7 @@ impl Blocks {
         if is_new {
             let what = match wrong {
                 Wrong::Read(error) => error,
-                Wrong::Unknown(what) => io::Error::other(what),
-                Wrong::Damaged { what, .. } => io::Error::other(what),
+                Wrong::Unknown { what, .. } | Wrong::Damaged { what, .. } => io::Error::other(what),
             };
             let (archive, path) = (self.part.path.display(), self.index.path(number));
             let path = path.escape_ascii();

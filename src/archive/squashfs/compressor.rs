@@ -7,7 +7,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use lzma_rust2::XzReader;
 use serde::{Deserialize, Serialize};
 
-use super::raw::Wrong;
+use crate::archive::filesystem::Wrong;
 use crate::sys::panics::contained;
 
 /// More than a stream of xz takes that a block can be: its dictionary is no larger than a block.
@@ -44,10 +44,10 @@ impl Compressor {
     pub(super) fn of(number: u16) -> Result<Compressor, Wrong> {
         match number {
             1 => Ok(Compressor::Gzip),
-            2 => Err(Wrong::Unknown(
+            2 => Err(Wrong::unknown(
                 "a squashfs that is compressed with LZMA, which isn't read (gzip, xz, zstd and lz4 are); unpack it with unsquashfs",
             )),
-            3 => Err(Wrong::Unknown(
+            3 => Err(Wrong::unknown(
                 "a squashfs that is compressed with LZO, which isn't read (gzip, xz, zstd and lz4 are); unpack it with unsquashfs, or mount it with the kernel and name the mount point",
             )),
             4 => Ok(Compressor::Xz),

@@ -1,23 +1,11 @@
 //! Listings of directories: runs of entries, each with what its inodes have in common.
 
-use super::budget::Table;
 use super::meta::Metadata;
-use super::raw::{Wrong, u16_at, u32_at};
 use super::superblock::Superblock;
+use crate::archive::filesystem::{ENTRY, LONGEST_NAME, Listed, Table, Wrong, u16_at, u32_at};
 
 /// The most entries that a run has.
 const MOST_IN_RUN: u32 = 256;
-/// The longest name that Linux knows (NAME_MAX).
-const LONGEST_NAME: usize = 255;
-
-/// What an entry takes beside its name: first here, then in the directory.
-pub(super) const ENTRY: u64 = 80;
-
-/// An entry: its name, and the reference of its inode.
-pub(super) struct Listed {
-    pub name: Box<[u8]>,
-    pub inode: u64,
-}
 
 /// Reads a listing of `length` bytes. `most`: so many entries there may be.
 ///
@@ -57,13 +45,10 @@ pub(super) fn read(
             }
             metadata.budget.take(ENTRY + length as u64, Table::Directories)?;
             let name = cursor.bytes(length)?.into_boxed_slice();
-            if matches!(&*name, b"." | b"..") || name.iter().any(|byte| matches!(byte, b'/' | 0)) {
-                return Err(Wrong::damaged(format!("it has the name {}", name.escape_ascii())));
-            }
             if entries.len() >= most {
                 return Err(Wrong::damaged("with it there are more entries than a layer may have"));
             }
-            entries.push(Listed { name, inode: u64::from(block) << 16 | u64::from(u16_at(&entry, 0)) });
+            entries.push(Listed::new(name, u64::from(block) << 16 | u64::from(u16_at(&entry, 0)))?);
         }
         if rest == 0 {
             return Ok(entries);

@@ -1,26 +1,19 @@
 //! Inodes: what an object is like, and where its data or entries are.
 
-use super::budget::{Budget, Table};
 use super::meta::{Cursor, Metadata};
 use super::packed::{FileMap, Packed};
-use super::raw::{NO_XATTRS, Wrong, u16_at, u32_at, u64_at};
 use super::superblock::Superblock;
+use super::tables::NO_XATTRS;
+use crate::archive::filesystem::{Budget, Common, MOST_TARGET, Table, Wrong, device, u16_at, u32_at, u64_at};
 use crate::sys::object::{Kind, Time};
 
-/// The most that Linux reads of a link's target (PATH_MAX).
-const MOST_TARGET: u32 = 4096;
 /// What a file without a fragment has as its number.
 const NO_FRAGMENT: u32 = u32::MAX;
 
 /// An inode.
 #[derive(Debug)]
 pub(super) struct Inode {
-    pub kind: Kind,
-    pub mode: u16,
-    pub uid: u32,
-    pub gid: u32,
-    pub mtime: Time,
-    pub nlink: u32,
+    pub common: Common,
     pub xattrs: u32,
     pub what: What,
 }
@@ -34,9 +27,7 @@ pub(super) enum What {
     File { size: u64, map: FileMap },
     /// A link and its target.
     Symlink(Vec<u8>),
-    /// A device.
-    Device(u32, u32),
-    /// A fifo or a socket.
+    /// A device, a fifo or a socket.
     Nothing,
 }
 
@@ -69,16 +60,16 @@ pub(super) fn read(
         let owner = ids.get(usize::from(id)).copied();
         owner.ok_or_else(|| Wrong::damaged(format!("it belongs to the owner {id}, which there isn't")))
     };
-    let mut inode = Inode {
+    let common = Common {
         kind,
         mode: u16_at(&head, 2) & 0o7777,
         uid: owner(4)?,
         gid: owner(6)?,
+        device: (0, 0),
         mtime: Time { sec: u32_at(&head, 8).into(), nsec: 0 },
         nlink: 1,
-        xattrs: NO_XATTRS,
-        what: What::Nothing,
     };
+    let mut inode = Inode { common, xattrs: NO_XATTRS, what: What::Nothing };
     let is_long = number > 7;
     match kind {
         Kind::Directory => directory(&mut inode, &mut cursor, is_long)?,
@@ -115,7 +106,7 @@ fn file(
         let rest = cursor.array::<40>()?;
         (start, size) = (u64_at(&rest, 0), u64_at(&rest, 8));
         (fragment, within) = (u32_at(&rest, 28), u32_at(&rest, 32));
-        (inode.nlink, inode.xattrs) = (u32_at(&rest, 24), u32_at(&rest, 36));
+        (inode.common.nlink, inode.xattrs) = (u32_at(&rest, 24), u32_at(&rest, 36));
     } else {
         let rest = cursor.array::<16>()?;
         (start, size) = (u32_at(&rest, 0).into(), u32_at(&rest, 12).into());
@@ -138,8 +129,8 @@ fn file(
 }
 
 fn other(inode: &mut Inode, cursor: &mut Cursor<'_>, is_long: bool, budget: &Budget) -> Result<(), Wrong> {
-    inode.nlink = u32_at(&cursor.array::<4>()?, 0);
-    match inode.kind {
+    inode.common.nlink = u32_at(&cursor.array::<4>()?, 0);
+    match inode.common.kind {
         Kind::Symlink => {
             let length = u32_at(&cursor.array::<4>()?, 0);
             if !(1..=MOST_TARGET).contains(&length) {
@@ -153,9 +144,7 @@ fn other(inode: &mut Inode, cursor: &mut Cursor<'_>, is_long: bool, budget: &Bud
             inode.what = What::Symlink(target);
         }
         Kind::BlockDevice | Kind::CharDevice => {
-            // As the kernel puts numbers into 32 bits: new_decode_dev in include/linux/kdev_t.h.
-            let number = u32_at(&cursor.array::<4>()?, 0);
-            inode.what = What::Device(number >> 8 & 0xfff, number & 0xff | number >> 12 & 0xfff00);
+            inode.common.device = device(u32_at(&cursor.array::<4>()?, 0));
         }
         _ => {}
     }

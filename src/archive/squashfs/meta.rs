@@ -4,9 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::budget::{Budget, Table};
 use super::compressor::Compressor;
-use super::raw::{Wrong, read_exact, u16_at};
+use crate::archive::filesystem::{Budget, Table, Wrong, read_exact, u16_at};
 use crate::archive::part::Part;
 
 /// What a block of metadata holds, the last of a table apart.

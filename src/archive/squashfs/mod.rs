@@ -14,61 +14,118 @@
 //!
 //! No number in an image is believed: what it leads to is looked for within the image, and what a table is said to hold is taken
 //! into memory as it is read, and not by what the image says of its size. All of its tables together have one budget.
-//!
-//! # Marks
-//!
-//! Squashed uppers are layers for the kernel's overlayfs, so its marks that hide count here too: character devices 0:0, and the
-//! attribute `overlay.opaque` in `trusted.` or `user.`, which is shown to the union as a file `.wh..wh..opq`, since whether attributes
-//! are believed depends on the mount. Marks that lead elsewhere (redirect, metacopy) don't, as in every archive: whoever
-//! made the image would say what a mount of root shows.
+//! Marks of overlays count as in [`filesystem`](super::filesystem).
 
 mod blocks;
-mod budget;
 mod cache;
 mod compressor;
 mod directory;
 mod inode;
 mod meta;
 mod packed;
-mod raw;
 mod superblock;
 mod tables;
-mod walk;
 
+use self::inode::{Inode, What};
+use self::meta::Metadata;
+use self::superblock::Superblock;
+use self::tables::Xattrs;
 use super::ArchiveError;
+use super::filesystem::{Budget, Common, Format, Listed, MOST, Walked, Wrong, said, walk};
+use super::index::{Attrs, Content};
 use super::part::Part;
 
 pub(super) use self::blocks::Blocks;
 pub(super) use self::packed::Packed;
-use self::raw::Wrong;
 pub(super) use self::superblock::{MAGIC, OTHER_ORDER};
-use self::walk::Walked;
+
+/// What messages call an image.
+const FORMAT: &str = "squashfs";
+
+/// An image that is being read.
+struct Squashfs<'a> {
+    metadata: &'a Metadata<'a>,
+    image: Superblock,
+    ids: Vec<u32>,
+    xattrs: Option<Xattrs>,
+    packed: Packed,
+}
+
+impl Format for Squashfs<'_> {
+    type Inode = Inode;
+
+    fn budget(&self) -> &Budget {
+        &self.metadata.budget
+    }
+
+    fn root(&self) -> u64 {
+        self.image.root
+    }
+
+    fn progress(&self, reference: u64) -> u64 {
+        reference >> 16
+    }
+
+    fn inode(&self, reference: u64) -> Result<Inode, Wrong> {
+        inode::read((self.metadata, &self.image, &self.ids[..]), reference)
+    }
+
+    fn common(inode: &Inode) -> Common {
+        inode.common
+    }
+
+    fn attributes(&self, inode: &Inode) -> Result<Attrs, Wrong> {
+        Xattrs::read(self.xattrs.as_ref(), self.metadata, inode.xattrs)
+    }
+
+    fn list(&self, inode: &Inode, most: usize) -> Result<Vec<Listed>, Wrong> {
+        let What::Directory { listing, length } = inode.what else {
+            return Err(Wrong::damaged("it is no directory"));
+        };
+        directory::read((self.metadata, &self.image), (listing, length), most)
+    }
+
+    fn content(&mut self, inode: &Inode) -> Result<(u64, Content), Wrong> {
+        Ok(match &inode.what {
+            What::File { size: 0, .. } | What::Directory { .. } | What::Nothing => (0, Content::None),
+            What::File { size, map } => {
+                let at = self.packed.keep(map).ok_or_else(|| Wrong::damaged("it has too many blocks"))?;
+                (*size, Content::Packed { at })
+            }
+            What::Symlink(target) => (target.len() as u64, Content::Target(target.as_slice().into())),
+        })
+    }
+}
 
 /// Reads all names and attributes of an image. `at` is told how much of them was read, in bytes of the image.
 ///
 /// # Errors
 /// When it is damaged, or made in a way that isn't read.
 pub(super) fn read(part: &Part, is_layer: bool, at: &dyn Fn(u64)) -> Result<Walked, ArchiveError> {
-    walk::walk(part, is_layer, at).map_err(|wrong| said(wrong, part))
+    read_within(part, is_layer, at, Budget::of(MOST)).map_err(|wrong| said(wrong, part, FORMAT))
+}
+
+/// Does as [`read`], with so much memory.
+fn read_within(part: &Part, is_layer: bool, at: &dyn Fn(u64), budget: Budget) -> Result<Walked, Wrong> {
+    let image = superblock::read(part)?;
+    let metadata = Metadata::new(part, image.compressor, budget)?;
+    let fragments = tables::fragments(&metadata, &image)?;
+    let mut squashfs = Squashfs {
+        metadata: &metadata,
+        ids: tables::ids(&metadata, &image)?,
+        xattrs: Xattrs::find(&metadata, &image)?,
+        packed: Packed::new(image.compressor, image.block_log, fragments),
+        image,
+    };
+    let mut walked = walk(&mut squashfs, is_layer, at)?;
+    squashfs.packed.shrink();
+    walked.index.packed = Some(squashfs.packed);
+    Ok(walked)
 }
 
 /// Returns how many bytes of an image hold names and attributes, for a bar.
 pub(super) fn metadata_size(part: &Part) -> u64 {
     superblock::read(part).map_or(0, |image| part.size.saturating_sub(image.inodes))
-}
-
-/// Says of which image it is.
-fn said(wrong: Wrong, part: &Part) -> ArchiveError {
-    let path = part.path.clone();
-    match wrong {
-        Wrong::Read(source) => ArchiveError::Io { what: "read it", path, source },
-        Wrong::Unknown(what) => ArchiveError::Unknown { path, what },
-        Wrong::Damaged { path: entry, what } => ArchiveError::Image {
-            path,
-            entry: if entry.is_empty() { String::new() } else { format!("{}: ", entry.escape_ascii()) },
-            what,
-        },
-    }
 }
 
 /// Returns where some data lie, for tests of what is kept.

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::compressor::Compressor;
-use super::raw::{Wrong, read_exact, u16_at, u32_at, u64_at};
+use crate::archive::filesystem::{Wrong, read_exact, u16_at, u32_at, u64_at};
 use crate::archive::part::Part;
 
 /// What a squashfs begins with.
@@ -47,14 +47,14 @@ pub(super) fn read(part: &Part) -> Result<Superblock, Wrong> {
     }
     read_exact(part, 0, &mut bytes)?;
     if &bytes[..4] != MAGIC {
-        return Err(Wrong::Unknown(
+        return Err(Wrong::unknown(
             "a squashfs of before 2009 or of another byte order; unpack it with unsquashfs",
         ));
     }
     let version = (u16_at(&bytes, 28), u16_at(&bytes, 30));
     if version != (4, 0) {
         return Err(match version.0 {
-            0..4 => Wrong::Unknown("a squashfs of a version before 4.0; unpack it with unsquashfs"),
+            0..4 => Wrong::unknown("a squashfs of a version before 4.0; unpack it with unsquashfs"),
             _ => Wrong::damaged(format!(
                 "its superblock is of an unknown version, {}.{}",
                 version.0, version.1

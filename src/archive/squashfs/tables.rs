@@ -2,17 +2,17 @@
 //!
 //! A table of entries lies in blocks of metadata, the places of which stand in a list.
 
-use super::budget::Table;
 use super::meta::{BLOCK, Metadata};
 use super::packed::Fragment;
-use super::raw::{NO_XATTRS, Wrong, read_exact, u16_at, u32_at, u64_at};
 use super::superblock::{NONE, Superblock};
+use crate::archive::filesystem::{Collected, Table, Wrong, read_exact, u16_at, u32_at, u64_at};
 use crate::archive::index::Attrs;
 
-/// The most that Linux allows a value (XATTR_SIZE_MAX), and the names of an object together (XATTR_LIST_MAX).
+/// What an inode without extended attributes has as their number.
+pub(super) const NO_XATTRS: u32 = u32::MAX;
+
+/// The most that Linux allows a value (XATTR_SIZE_MAX), and a list of names (XATTR_LIST_MAX).
 const MOST_XATTR: u32 = 64 << 10;
-/// What a pair of a name and a value takes beside both.
-const PAIR: u64 = 2 * size_of::<Vec<u8>>() as u64;
 /// Set in an attribute's type where its value lies elsewhere, with that of another inode.
 const ELSEWHERE: u16 = 0x100;
 /// The namespaces, by the rest of the type.
@@ -103,13 +103,13 @@ impl Xattrs {
             return Err(Wrong::damaged("it has more extended attributes than Linux knows"));
         }
         let mut cursor = metadata.cursor(xattrs.pairs, reference)?;
-        let (mut attrs, mut names, mut values) = (Attrs::new(), 0, 0);
+        let mut attrs = Collected::new(&metadata.budget);
         for _ in 0..count {
             let head = cursor.array::<4>()?;
             let (kind, length) = (u16_at(&head, 0), u16_at(&head, 2));
             let prefix = PREFIXES.get(usize::from(kind & 0xff));
             let suffix = cursor.bytes(length.into())?;
-            let mut size = u32_at(&cursor.array::<4>()?, 0);
+            let size = u32_at(&cursor.array::<4>()?, 0);
             let value = if kind & ELSEWHERE == 0 {
                 cursor.bytes(value_size(size)?)?
             } else {
@@ -117,32 +117,13 @@ impl Xattrs {
                     return Err(Wrong::damaged("an extended attribute leads nowhere"));
                 }
                 let mut there = metadata.cursor(xattrs.pairs, u64_at(&cursor.array::<8>()?, 0))?;
-                size = u32_at(&there.array::<4>()?, 0);
+                let size = u32_at(&there.array::<4>()?, 0);
                 there.bytes(value_size(size)?)?
             };
-            // Of all that is read, whatever becomes of it: reading it takes time.
-            names += (prefix.map_or(0, |prefix| prefix.len()) + suffix.len()) as u64 + 1;
-            values += u64::from(size);
-            if names > MOST_XATTR.into() {
-                return Err(Wrong::damaged("it has names of extended attributes that Linux doesn't know"));
-            }
-            // As many as Linux lets there be names, each as large as it may be, would fill the memory.
-            if values > u64::from(MOST_XATTR) * 16 {
-                return Err(Wrong::damaged("its extended attributes are more than a MiB"));
-            }
-            metadata.budget.take(PAIR + suffix.len() as u64 + u64::from(size), Table::Attributes)?;
-            // A namespace of a later version, which the kernel passes over as well.
-            let Some(prefix) = prefix else { continue };
-            let name = [prefix.as_bytes(), &suffix].concat();
-            if suffix.is_empty() || name.len() > 255 || name.contains(&0) {
-                return Err(Wrong::damaged("it has names of extended attributes that Linux doesn't know"));
-            }
-            attrs.push((name, value));
+            // One of a later version's namespaces isn't shown: the kernel passes over it as well.
+            attrs.add(prefix.copied(), &suffix, value)?;
         }
-        // Of two of one name the first counts, as for the kernel.
-        attrs.sort_by(|one, other| one.0.cmp(&other.0));
-        attrs.dedup_by(|next, one| next.0 == one.0);
-        Ok(attrs)
+        Ok(attrs.finish())
     }
 }
 

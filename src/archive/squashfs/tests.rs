@@ -8,11 +8,10 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::budget::{Budget, MOST};
 use super::meta::BLOCK;
-use super::raw::NO_XATTRS;
-use super::walk::walk_within;
+use super::tables::NO_XATTRS;
 use super::*;
+use crate::archive::filesystem::{Budget, MOST};
 use crate::archive::tests::{at, content};
 use crate::archive::{ArchiveOptions, open};
 
@@ -120,8 +119,8 @@ impl Image {
         let file = self.file();
         let part = Part::whole(file.reopen().unwrap(), Path::new("image.sqfs")).unwrap();
         let metadata = 512 * BLOCK as u64;
-        let walked = walk_within(&part, false, &|_| (), Budget::of(metadata + bytes));
-        walked.map_err(|wrong| said(wrong, &part).to_string())
+        let walked = read_within(&part, false, &|_| (), Budget::of(metadata + bytes));
+        walked.map_err(|wrong| said(wrong, &part, FORMAT).to_string())
     }
 }
 

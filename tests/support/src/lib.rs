@@ -25,6 +25,7 @@
 
 pub mod cli;
 mod errno;
+pub mod filesystem_image;
 mod layers;
 mod loop_device;
 pub mod model;

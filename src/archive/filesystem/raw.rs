@@ -4,31 +4,36 @@ use std::io;
 
 use crate::archive::part::Part;
 
-/// What an inode without extended attributes has as their number.
-pub(super) const NO_XATTRS: u32 = u32::MAX;
-
 /// Why an image isn't read.
 #[derive(Debug)]
-pub(super) enum Wrong {
+pub(in crate::archive) enum Wrong {
     /// A system call failed, or the file was changed.
     Read(io::Error),
-    /// It is made in a way that isn't read.
-    Unknown(&'static str),
+    /// It is made in a way that isn't read; what of it, where it is a part.
+    Unknown { path: Vec<u8>, what: String },
     /// It is damaged; in what, where that is known.
     Damaged { path: Vec<u8>, what: String },
 }
 
 impl Wrong {
+    /// Says in which way that isn't read it is made.
+    pub(in crate::archive) fn unknown(what: impl Into<String>) -> Wrong {
+        Wrong::Unknown { path: Vec::new(), what: what.into() }
+    }
+
     /// Says what is damaged.
-    pub(super) fn damaged(what: impl Into<String>) -> Wrong {
+    pub(in crate::archive) fn damaged(what: impl Into<String>) -> Wrong {
         Wrong::Damaged { path: Vec::new(), what: what.into() }
     }
 
     /// Says in what, if that isn't said yet.
-    pub(super) fn within(self, within: &[u8]) -> Wrong {
+    pub(in crate::archive) fn within(self, within: &[u8]) -> Wrong {
         match self {
             Wrong::Damaged { path, what } if path.is_empty() => {
                 Wrong::Damaged { path: within.to_vec(), what }
+            }
+            Wrong::Unknown { path, what } if path.is_empty() => {
+                Wrong::Unknown { path: within.to_vec(), what }
             }
             other => other,
         }
@@ -36,7 +41,7 @@ impl Wrong {
 }
 
 /// Reads so many bytes of the image at a place; fewer are damage.
-pub(super) fn read_exact(part: &Part, at: u64, buffer: &mut [u8]) -> Result<(), Wrong> {
+pub(in crate::archive) fn read_exact(part: &Part, at: u64, buffer: &mut [u8]) -> Result<(), Wrong> {
     let is_within = at.checked_add(buffer.len() as u64).is_some_and(|end| end <= part.size);
     if !is_within {
         return Err(Wrong::damaged(format!(
@@ -57,14 +62,14 @@ pub(super) fn read_exact(part: &Part, at: u64, buffer: &mut [u8]) -> Result<(), 
 }
 
 /// A number as it lies in the image.
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(in crate::archive) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).map_or(0, |found| u16::from_le_bytes([found[0], found[1]]))
 }
 
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(in crate::archive) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
 }
 
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(in crate::archive) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }

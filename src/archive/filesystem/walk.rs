@@ -3,18 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::vec::IntoIter;
 
-use super::budget::{Budget, MOST, Table};
-use super::directory::{self, ENTRY, Listed};
-use super::inode::{self, Inode, What};
-use super::meta::Metadata;
-use super::packed::Packed;
+use super::budget::{Budget, Table};
 use super::raw::Wrong;
-use super::superblock::{self, Superblock};
-use super::tables::{self, Xattrs};
 use crate::archive::index::{Attrs, Content, Index, Number, Object};
-use crate::archive::part::Part;
 use crate::image::layer::Limits;
-use crate::sys::object::Kind;
+use crate::sys::object::{Kind, Time};
 use crate::union::lookup::marker::{AufsName, WH_OPAQUE, WH_PREFIX, aufs_name};
 use crate::union::lookup::private;
 
@@ -24,6 +17,72 @@ const ROOT: Number = 0;
 const DIRECTORY: u64 = 256;
 /// What it takes to know an object again by another of its names.
 const KNOWN: u64 = 32;
+
+/// The longest name that Linux knows (NAME_MAX).
+pub(in crate::archive) const LONGEST_NAME: usize = 255;
+/// What an entry takes beside its name: first here, then in the directory.
+pub(in crate::archive) const ENTRY: u64 = 80;
+
+/// What an inode tells in every format.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::archive) struct Common {
+    pub kind: Kind,
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub device: (u32, u32),
+    pub mtime: Time,
+    pub nlink: u32,
+}
+
+/// An entry of a directory: its name, and the reference of its inode.
+#[derive(Debug)]
+pub(in crate::archive) struct Listed {
+    name: Box<[u8]>,
+    inode: u64,
+}
+
+impl Listed {
+    /// # Errors
+    /// When nothing can have that name.
+    pub(in crate::archive) fn new(name: Box<[u8]>, inode: u64) -> Result<Listed, Wrong> {
+        let is_path = name.iter().any(|byte| matches!(byte, b'/' | 0));
+        if is_path || matches!(&*name, b"" | b"." | b"..") {
+            return Err(Wrong::damaged(format!("it has the name '{}'", name.escape_ascii())));
+        }
+        Ok(Listed { name, inode })
+    }
+}
+
+/// How an image is read, by its format.
+pub(in crate::archive) trait Format {
+    /// What an inode says.
+    type Inode;
+
+    /// Returns what of the memory is left that the image may take.
+    fn budget(&self) -> &Budget;
+
+    /// Returns the reference of the root.
+    fn root(&self) -> u64;
+
+    /// Tells how much was read when the inode of that reference is about to be, for a bar.
+    fn progress(&self, reference: u64) -> u64;
+
+    /// Reads the inode of a reference.
+    fn inode(&self, reference: u64) -> Result<Self::Inode, Wrong>;
+
+    /// Returns what an inode tells in every format.
+    fn common(inode: &Self::Inode) -> Common;
+
+    /// Reads the extended attributes of an object.
+    fn attributes(&self, inode: &Self::Inode) -> Result<Attrs, Wrong>;
+
+    /// Reads a directory's listing, of at most so many entries.
+    fn list(&self, inode: &Self::Inode, most: usize) -> Result<Vec<Listed>, Wrong>;
+
+    /// Reads what the index keeps of any other object, and its size.
+    fn content(&mut self, inode: &Self::Inode) -> Result<(u64, Content), Wrong>;
+}
 
 /// An index, and what was left out of it: names that would be whiteouts, attributes that would be marks.
 pub(in crate::archive) struct Walked {
@@ -40,16 +99,12 @@ struct Level {
     above: usize,
 }
 
-struct Walk<'a> {
-    metadata: &'a Metadata<'a>,
-    image: Superblock,
-    ids: Vec<u32>,
-    xattrs: Option<Xattrs>,
+struct Walk<'a, F> {
+    format: &'a mut F,
     is_layer: bool,
     objects: Vec<Object>,
     directories: BTreeMap<Number, BTreeMap<Box<[u8]>, Number>>,
     attributes: BTreeMap<Number, Attrs>,
-    packed: Packed,
     /// By the references of their inodes: what has several names, and the directories, of which none has.
     known: HashMap<u64, Number>,
     entered: HashSet<u64>,
@@ -59,59 +114,47 @@ struct Walk<'a> {
     left_out: (u64, u64),
 }
 
-/// Reads an image.
+/// Reads all names and attributes of an image.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn walk(part: &Part, is_layer: bool, at: &dyn Fn(u64)) -> Result<Walked, Wrong> {
-    walk_within(part, is_layer, at, Budget::of(MOST))
-}
-
-/// Does as [`walk`], with so much memory.
-pub(super) fn walk_within(
-    part: &Part,
+pub(in crate::archive) fn walk<F: Format>(
+    format: &mut F,
     is_layer: bool,
     at: &dyn Fn(u64),
-    budget: Budget,
 ) -> Result<Walked, Wrong> {
-    let image = superblock::read(part)?;
-    let metadata = Metadata::new(part, image.compressor, budget)?;
-    let fragments = tables::fragments(&metadata, &image)?;
     let mut walk = Walk {
-        metadata: &metadata,
-        ids: tables::ids(&metadata, &image)?,
-        xattrs: Xattrs::find(&metadata, &image)?,
+        format,
         is_layer,
         objects: Vec::new(),
         directories: BTreeMap::new(),
         attributes: BTreeMap::new(),
-        packed: Packed::new(image.compressor, image.block_log, fragments),
         known: HashMap::new(),
         entered: HashSet::new(),
         path: Vec::new(),
         entries: 0,
         left_out: (0, 0),
-        image,
     };
     let read = walk.all(at);
     read.map_err(|error| error.within(if walk.path.is_empty() { b"/" } else { &walk.path }))?;
     walk.finish()
 }
 
-impl Walk<'_> {
+impl<F: Format> Walk<'_, F> {
     fn all(&mut self, at: &dyn Fn(u64)) -> Result<(), Wrong> {
-        let root = self.inode(self.image.root)?;
-        if root.kind != Kind::Directory {
+        let reference = self.format.root();
+        let root = self.format.inode(reference)?;
+        if F::common(&root).kind != Kind::Directory {
             return Err(Wrong::damaged("its root is no directory"));
         }
-        let mut way = vec![self.enter(self.image.root, root, 0)?];
+        let mut way = vec![self.enter(reference, &root, 0)?];
         while let Some(level) = way.last_mut() {
             let Some(entry) = level.left.next() else {
                 self.path.truncate(level.above);
                 way.pop();
                 continue;
             };
-            at(entry.inode >> 16);
+            at(self.format.progress(entry.inode));
             let (dir, above) = (level.number, self.path.len());
             if above > 0 {
                 self.path.push(b'/');
@@ -126,13 +169,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn inode(&self, reference: u64) -> Result<Inode, Wrong> {
-        inode::read((self.metadata, &self.image, &self.ids[..]), reference)
-    }
-
     /// Counts what is kept in memory.
     fn charge(&self, bytes: u64, table: Table) -> Result<(), Wrong> {
-        self.metadata.budget.take(bytes, table)
+        self.format.budget().take(bytes, table)
     }
 
     /// Adds an entry. What it returns is a directory, to be read now.
@@ -155,15 +194,15 @@ impl Walk<'_> {
             self.objects[number as usize].nlink += 1;
             return self.link(dir, entry.name, number).map(|()| None);
         }
-        let inode = self.inode(entry.inode)?;
-        if inode.kind == Kind::Directory {
-            let below = self.enter(entry.inode, inode, above)?;
+        let inode = self.format.inode(entry.inode)?;
+        let Common { kind, nlink, .. } = F::common(&inode);
+        if kind == Kind::Directory {
+            let below = self.enter(entry.inode, &inode, above)?;
             self.link(dir, entry.name, below.number)?;
             return Ok(Some(below));
         }
-        let has_others = inode.nlink > 1;
-        let (number, _) = self.object(inode)?;
-        if has_others {
+        let (number, _) = self.object(&inode)?;
+        if nlink > 1 {
             self.charge(KNOWN, Table::Inodes)?;
             self.known.insert(entry.inode, number);
         }
@@ -182,10 +221,7 @@ impl Walk<'_> {
     }
 
     /// Adds a directory and reads its listing.
-    fn enter(&mut self, reference: u64, inode: Inode, above: usize) -> Result<Level, Wrong> {
-        let What::Directory { listing, length } = inode.what else {
-            return Err(Wrong::damaged("it is no directory"));
-        };
+    fn enter(&mut self, reference: u64, inode: &F::Inode, above: usize) -> Result<Level, Wrong> {
         if !self.entered.insert(reference) {
             return Err(Wrong::damaged("it is a directory that has another name already"));
         }
@@ -196,42 +232,23 @@ impl Walk<'_> {
             self.mark_opaque(number)?;
         }
         let most = usize::try_from(Limits::default().entries).unwrap_or(usize::MAX);
-        let place = (listing, length);
-        let entries = directory::read((self.metadata, &self.image), place, most - self.entries)?;
+        let entries = self.format.list(inode, most - self.entries)?;
         self.entries += entries.len();
         Ok(Level { number, left: entries.into_iter(), above })
     }
 
     /// Adds an object, and tells whether it has the mark of an opaque directory.
-    fn object(&mut self, inode: Inode) -> Result<(Number, bool), Wrong> {
+    fn object(&mut self, inode: &F::Inode) -> Result<(Number, bool), Wrong> {
         let number =
             Number::try_from(self.objects.len()).map_err(|_| Wrong::damaged("it is one too many"))?;
         self.charge(size_of::<Object>() as u64, Table::Inodes)?;
-        let xattrs = Xattrs::read(self.xattrs.as_ref(), self.metadata, inode.xattrs)?;
+        let xattrs = self.format.attributes(inode)?;
         let is_opaque = self.attributes_of(number, xattrs);
-        let (mut size, mut device) = (0, (0, 0));
-        let content = match inode.what {
-            What::File { size: length, map } => {
-                size = length;
-                match length {
-                    0 => Content::None,
-                    _ => {
-                        let at = self.packed.keep(&map);
-                        Content::Packed { at: at.ok_or_else(|| Wrong::damaged("it has too many blocks"))? }
-                    }
-                }
-            }
-            What::Symlink(target) => {
-                size = target.len() as u64;
-                Content::Target(target.into_boxed_slice())
-            }
-            What::Device(major, minor) => {
-                device = (major, minor);
-                Content::None
-            }
-            What::Directory { .. } | What::Nothing => Content::None,
+        let Common { kind, mode, uid, gid, device, mtime, .. } = F::common(inode);
+        let (size, content) = match kind {
+            Kind::Directory => (0, Content::None),
+            _ => self.format.content(inode)?,
         };
-        let Inode { kind, mode, uid, gid, mtime, .. } = inode;
         self.objects.push(Object { kind, mode, uid, gid, device, mtime, size, nlink: 1, content });
         Ok((number, is_opaque))
     }
@@ -280,10 +297,8 @@ impl Walk<'_> {
             self.objects[*dir as usize].nlink = 2 + u32::try_from(below).unwrap_or(u32::MAX - 2);
         }
         debug_assert!(self.objects.get(ROOT as usize).is_some_and(|root| root.kind == Kind::Directory));
-        self.packed.shrink();
         let index = Index::new(self.objects, self.directories, (self.attributes, BTreeSet::new()));
-        let mut index = index.ok_or_else(|| Wrong::damaged("its names take more than 4 GiB"))?;
-        index.packed = Some(self.packed);
+        let index = index.ok_or_else(|| Wrong::damaged("its names take more than 4 GiB"))?;
         Ok(Walked { index, names: self.left_out.0, marks: self.left_out.1 })
     }
 }

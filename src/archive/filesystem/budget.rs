@@ -6,11 +6,11 @@ use std::fmt;
 use super::raw::Wrong;
 
 /// How many bytes that may be. Four million files with names of 80 bytes do with it.
-pub(super) const MOST: u64 = 1 << 30;
+pub(in crate::archive) const MOST: u64 = 1 << 30;
 
 /// What of an image takes memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Table {
+pub(in crate::archive) enum Table {
     /// Blocks of metadata that are remembered while it is read.
     Metadata,
     Owners,
@@ -37,13 +37,13 @@ impl fmt::Display for Table {
 
 /// How much memory is left for an image.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(in crate::archive) struct Budget {
     left: Cell<u64>,
     most: u64,
 }
 
 impl Budget {
-    pub(super) fn of(most: u64) -> Budget {
+    pub(in crate::archive) fn of(most: u64) -> Budget {
         Budget { left: Cell::new(most), most }
     }
 
@@ -51,14 +51,14 @@ impl Budget {
     ///
     /// # Errors
     /// When that is more than is left.
-    pub(super) fn take(&self, bytes: u64, table: Table) -> Result<(), Wrong> {
+    pub(in crate::archive) fn take(&self, bytes: u64, table: Table) -> Result<(), Wrong> {
         let left = self.left.get().checked_sub(bytes);
         self.left.set(left.ok_or_else(|| self.spent(table))?);
         Ok(())
     }
 
     /// Says that a table takes more than is left.
-    pub(super) fn spent(&self, table: Table) -> Wrong {
+    pub(in crate::archive) fn spent(&self, table: Table) -> Wrong {
         let most = self.most >> 20;
         Wrong::damaged(format!("with its {table}, all tables together take more than {most} MiB of memory"))
     }

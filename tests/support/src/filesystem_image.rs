@@ -1,0 +1,113 @@
+//! Images of filesystems as lowers: who mounts them, what they are made of, and the kernel beside.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use crate::cli::{Ended, Place, is_root};
+use crate::{LoopFilesystem, skipped};
+
+/// Makes `tree`: blocks, ends in fragments, holes, hardlinks, a directory of several runs, odd names, attributes, links, times.
+pub const TREE: &str = "
+    mkdir -p tree/d/deep/er tree/empty tree/many base m k up
+    seq 1 200000 | head -c 777777 > tree/d/large
+    head -c 300000 /dev/urandom > tree/d/noise; printf content > tree/d/file; ln tree/d/file tree/d/deep/name
+    : > tree/none; seq 1 1000 > tree/small; seq 1 10 > tree/smaller
+    ln -s deep/er tree/d/link; ln -s /nowhere tree/dangling
+    truncate -s 3M tree/d/holes; seq 1 50000 | dd of=tree/d/holes bs=4k seek=300 conv=notrunc status=none
+    truncate -s 1M tree/d/hole
+    for i in $(seq 1 700); do echo $i > tree/many/file-$i; done
+    touch \"tree/d/$(printf 'odd\\nname')\" \"tree/d/$(printf 'la\\374t')\" tree/d/$(head -c 250 /dev/zero | tr '\\0' n)
+    mkfifo tree/d/fifo; chmod 711 tree/d/deep; chmod 4755 tree/d/file; chmod 1777 tree/empty
+    setfattr -n user.note -v value tree/d/file; setfattr -n user.note -v other tree/d/deep
+    for name in large noise; do setfattr -n user.long -v $(head -c 3000 /dev/zero | tr '\\0' v) tree/d/$name; done
+    touch -h -d '1970-01-01 00:00:01 UTC' tree/dangling; echo base > base/below";
+
+/// What only root can make.
+pub const OF_ROOT: &str = "
+    mknod tree/d/null c 1 3; mknod tree/d/disk b 259 70000; chown 70000:4000000000 tree/d/large
+    setcap cap_net_raw+ep tree/small; setfattr -n trusted.note -v t tree/d/deep; setfattr -h -n trusted.note -v l tree/d/link
+    setfattr -n trusted.note -v d tree/d/null; setfattr -n trusted.note -v f tree/d/fifo";
+
+/// Who mounts, and where.
+pub struct Who {
+    pub place: Place,
+    pub is_root: bool,
+}
+
+impl Who {
+    pub fn root() -> Who {
+        Who { place: Place::new(), is_root: true }
+    }
+
+    pub fn user() -> Who {
+        Who { place: Place::of_user(), is_root: false }
+    }
+
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> String {
+        let ended = self.ended(script);
+        assert_eq!(ended.code, Some(0), "{script}: {ended:?}");
+        ended.out
+    }
+
+    pub fn ended(&self, script: &str) -> Ended {
+        if self.is_root { self.place.sh(script) } else { self.place.sh_as_user(script) }
+    }
+
+    pub fn umount(&self) {
+        self.place.umount("m");
+        self.place.wait_for_no_daemon();
+    }
+
+    /// All that a user sees of a tree, a line a name.
+    pub fn seen(&self, tree: &str) -> String {
+        self.sh(&format!(
+            "cd {tree}; find . -mindepth 1 -type d -printf '%p %y %m %u %g %n %T@\\n' -o -mindepth 1 \
+             -printf '%p %y %m %u %g %n %s %l %T@\\n' | LC_ALL=C sort; \
+             find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sh -c 'sha256sum \"$@\"; getfattr -hd \"$@\"' 0"
+        ))
+    }
+
+    /// Has the kernel mount an image of that format, where it can: `k`.
+    pub fn kernel(&self, format: &str, image: &str) -> Option<LoopFilesystem> {
+        let tried = self.ended(&format!("mount -t {format} -o loop,ro {image} k && umount k"));
+        if tried.code != Some(0) {
+            skipped(&format!("the kernel here can't mount {format}: {}", tried.err));
+            return None;
+        }
+        let (image, point) = (self.place.at(image), self.place.at("k"));
+        let words = ["-t", format, "-o", "loop,ro", image.to_str().unwrap()];
+        Some(LoopFilesystem::at(&point, &words))
+    }
+}
+
+/// An ordinary user, and root where that is who runs the tests.
+pub fn everybody() -> Vec<Who> {
+    let mut all = vec![Who::user()];
+    if is_root() {
+        all.push(Who::root());
+    }
+    all
+}
+
+/// Compares what is read at many places of two files.
+pub fn reads_alike(one: &File, other: &File, options: &str) {
+    let size = one.metadata().unwrap().len();
+    let mut rng = fastrand::Rng::with_seed(size);
+    let mut buffers = (vec![0; 200_000], vec![0; 200_000]);
+    for _ in 0..60 {
+        let (at, count) = (rng.u64(0..=size), rng.usize(1..200_000));
+        let read = |file: &File, buffer: &mut [u8]| {
+            let mut done = 0;
+            loop {
+                match file.read_at(&mut buffer[done..count], at + done as u64).unwrap() {
+                    0 => return done,
+                    more => done += more,
+                }
+            }
+        };
+        let counts = (read(one, &mut buffers.0), read(other, &mut buffers.1));
+        assert_eq!(counts.0, counts.1, "{options}: {count} bytes at {at} of {size}");
+        assert!(buffers.0[..counts.0] == buffers.1[..counts.0], "{options}: {count} bytes at {at} of {size}");
+    }
+}
