@@ -255,10 +255,10 @@ fn what_is_written_into_a_mounted_image_is_not_shown() {
     who.umount();
     // By its digest it is another one.
     let digest = who.sh("sha256sum < tree.erofs").split(' ').next().unwrap().to_owned();
-    who.sh(&format!("./unionmount --lower tree.erofs,layer=sha256:{digest} m; test -e m/large"));
+    who.sh(&format!("./unionmount --lower 'tree.erofs,layer=sha256\\:{digest}' m; test -e m/large"));
     who.umount();
     who.sh("printf y | dd of=tree.erofs bs=1 seek=200000 conv=notrunc status=none");
-    who.ended(&format!("./unionmount --lower tree.erofs,layer=sha256:{digest} m"))
+    who.ended(&format!("./unionmount --lower 'tree.erofs,layer=sha256\\:{digest}' m"))
         .refused(1, &["has the digest"]);
 }
 

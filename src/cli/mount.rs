@@ -27,9 +27,9 @@ use crate::union::stack::layer::{LowerSource, StackOptions, XattrChoice};
 /// The arguments of a mount.
 #[derive(Debug, Args)]
 pub(super) struct MountArgs {
-    /// Read-only: directories, tars, squashfs, EROFS; may repeat
+    /// Read-only: directories, tars, images; may repeat
     ///
-    /// A tar may be compressed; one that holds an image, as docker save writes it, is its layers. oci:DIR[:NAME] are those of an image
+    /// Images are squashfs or EROFS. A tar may be compressed; one that holds an image, as docker save writes it, is its layers. oci:DIR[:NAME] are those of an image
     /// in an OCI layout. Behind FILE,layer the .wh. names of a tar are whiteouts, FILE,tar is a tar whatever it holds. A
     /// colon within a name is written \:
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]

@@ -1,7 +1,7 @@
 //! Extended attributes: behind an inode those that it has alone, and the places of those that others have as well.
 
-use super::Erofs;
 use super::inode::Inode;
+use super::source::Erofs;
 use crate::archive::filesystem::{Collected, Wrong, read_exact, u16_at, u32_at};
 use crate::archive::index::Attrs;
 

@@ -1,7 +1,7 @@
 //! Where the data of an object lie: runs of the image.
 
-use super::Erofs;
-use super::inode::Inode;
+use super::inode::{Inode, Layout};
+use super::source::Erofs;
 use crate::archive::filesystem::{Table, Wrong, read_exact, u16_at, u32_at};
 use crate::image::layer::reader::Stored;
 
@@ -9,17 +9,6 @@ use crate::image::layer::reader::Stored;
 const HOLE: u32 = u32::MAX;
 /// So much of a map of chunks is read at once.
 const PIECE: usize = 4096;
-
-/// How data are laid out.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Layout {
-    /// In one piece, from a block on.
-    Plain { block: u32 },
-    /// The same, save for the end that fills no block or the last one: that follows the inode.
-    Inline { block: u32 },
-    /// In chunks of 2^`log` bytes, each at a place of its own. The map of them follows the inode.
-    Chunks { log: u8, has_indexes: bool },
-}
 
 /// Runs that are being put together.
 struct Runs<'a> {

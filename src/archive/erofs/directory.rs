@@ -1,7 +1,8 @@
 //! Listings of directories: each block has its entries first and their names behind them.
 
+use super::data;
 use super::inode::Inode;
-use super::{Erofs, data};
+use super::source::Erofs;
 use crate::archive::filesystem::{ENTRY, LONGEST_NAME, Listed, Table, Wrong, u16_at, u64_at};
 
 /// What an entry takes in a block: the number of its inode, where its name begins, its kind.

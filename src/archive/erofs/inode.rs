@@ -1,6 +1,5 @@
 //! Inodes: what an object is like, and how its data are laid out.
 
-use super::data::Layout;
 use super::superblock::{Superblock, WAY_OUT, nanoseconds};
 use crate::archive::filesystem::{Common, Wrong, device, read_exact, u16_at, u32_at, u64_at};
 use crate::archive::part::Part;
@@ -20,6 +19,17 @@ const CHUNK_FORMS: u16 = 0x3f;
 
 /// What extended attributes begin with, if there are any; the count of what they take is of four bytes each behind that.
 const ATTRIBUTES_HEAD: u64 = 12;
+
+/// How data are laid out.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Layout {
+    /// In one piece, from a block on.
+    Plain { block: u32 },
+    /// The same, save for the end that fills no block or the last one: that follows the inode.
+    Inline { block: u32 },
+    /// In chunks of 2^`log` bytes, each at a place of its own. The map of them follows the inode.
+    Chunks { log: u8, has_indexes: bool },
+}
 
 /// An inode.
 #[derive(Debug)]

@@ -21,11 +21,11 @@ mod attributes;
 mod data;
 mod directory;
 mod inode;
+mod source;
 mod superblock;
 
-use std::cell::Cell;
-
 use self::inode::Inode;
+use self::source::Erofs;
 use self::superblock::Superblock;
 use super::ArchiveError;
 use super::filesystem::{
@@ -40,31 +40,6 @@ pub(super) use self::superblock::{HEAD, is_superblock};
 /// What messages call an image.
 const FORMAT: &str = "EROFS image";
 
-/// An image that is being read.
-struct Erofs<'a> {
-    part: &'a Part,
-    image: Superblock,
-    budget: Budget,
-    /// How many bytes inodes may still have for themselves, of those that the image has.
-    left: Cell<u64>,
-    /// How many inodes were read.
-    inodes: Cell<u64>,
-}
-
-impl Erofs<'_> {
-    /// Counts bytes that belong to one inode, before they are read.
-    ///
-    /// # Errors
-    /// When all of them together are more than the image has.
-    fn own(&self, bytes: u64) -> Result<(), Wrong> {
-        let left = self.left.get().checked_sub(bytes);
-        let over =
-            || Wrong::damaged("with it listings, links and maps of chunks are more than the image has");
-        self.left.set(left.ok_or_else(over)?);
-        Ok(())
-    }
-}
-
 impl Format for Erofs<'_> {
     type Inode = Inode;
 
@@ -77,11 +52,11 @@ impl Format for Erofs<'_> {
     }
 
     fn progress(&self, _reference: u64) -> u64 {
-        self.inodes.get().saturating_mul(inode::SLOT)
+        self.inodes().saturating_mul(inode::SLOT)
     }
 
     fn inode(&self, reference: u64) -> Result<Inode, Wrong> {
-        self.inodes.set(self.inodes.get() + 1);
+        self.count_inode();
         inode::read(self.part, &self.image, reference)
     }
 
@@ -136,8 +111,7 @@ pub(super) fn read(part: &Part, is_layer: bool, at: &dyn Fn(u64)) -> Result<Walk
 /// Does as [`read`], with so much memory.
 fn read_within(part: &Part, is_layer: bool, at: &dyn Fn(u64), budget: Budget) -> Result<Walked, Wrong> {
     let image = superblock::read(part)?;
-    let (left, inodes) = (Cell::new(part.size), Cell::new(0));
-    walk(&mut Erofs { part, image, budget, left, inodes }, is_layer, at)
+    walk(&mut Erofs::new(part, image, budget), is_layer, at)
 }
 
 /// Returns how many bytes all inodes of an image take at least, by what it says, for a bar.

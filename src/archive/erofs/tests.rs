@@ -216,7 +216,7 @@ fn data_that_are_laid_out_wrongly_are_refused() {
             "f: its data lie on the device 1",
         ),
         (
-            Node { layout: 4, size: 1 << 40, rest: &map, ..NODE },
+            Node { layout: 4, size: 1 << 40, what: 0, rest: &map, ..NODE },
             "f: with it listings, links and maps of chunks are more",
         ),
         (
@@ -242,7 +242,7 @@ fn maps_that_lie_over_each_other_take_no_time_without_end() {
     let size = listing.len() as u64;
     image.put(SHARED * BLOCK, &listing);
     image.node(0, &Node { mode: DIRECTORY, layout: 0, size, what: SHARED as u32, ..NODE });
-    image.node(20, &Node { layout: 4, size: 3000 * BLOCK as u64, ..NODE });
+    image.node(20, &Node { layout: 4, size: 3000 * BLOCK as u64, what: 0, ..NODE });
     let said = image.said();
     assert!(
         said.contains("02: with it listings, links and maps of chunks are more than the image has"),
@@ -299,7 +299,7 @@ fn names_that_no_directory_can_have_are_refused() {
     }
     for (at, place, said) in [
         // Before the names, behind the block, before the one that came before it.
-        (12 + 8, 5, "has a name at 5"),
+        (12 + 8, 5, "has a name at 36"),
         (24 + 8, 500, "has a name at"),
         (8, 37, "a block of 37 bytes of entries"),
         (8, 0, "a block of 0 bytes of entries"),
@@ -379,7 +379,7 @@ fn attributes_that_are_damaged_are_refused() {
 #[test]
 fn all_of_an_image_has_one_budget() {
     let rest: Vec<u8> = words(&(0..100).map(|at| 33 + at % 2 * 5).collect::<Vec<_>>());
-    let chunks = Image::of(&Node { layout: 4, size: 100 * BLOCK as u64, rest: &rest, ..NODE });
+    let chunks = Image::of(&Node { layout: 4, size: 100 * BLOCK as u64, what: 0, rest: &rest, ..NODE });
     let mut bytes = head(&[]);
     (0..9).for_each(|at| bytes.extend(attribute(1, &format!("{at}"), &[b'v'; 40])));
     for (image, memory, said) in [
