@@ -36,11 +36,11 @@ fn read_block(erofs: &Erofs<'_>, block: &[u8], entries: &mut Vec<Listed>, most: 
     }
     let name_at = |at: usize| usize::from(u16_at(block, at + 8));
     for at in (0..names).step_by(SIZE) {
+        // Each ends where the next one begins, so that none begins before the first.
         let begin = name_at(at);
         let next = at + SIZE;
         let name =
             if next < names { block.get(begin..name_at(next)) } else { block.get(begin..).map(until_zero) };
-        let name = name.filter(|_| begin >= names);
         let name = name.ok_or_else(|| Wrong::damaged(format!("its listing has a name at {begin}")))?;
         if name.len() > LONGEST_NAME {
             let length = name.len();

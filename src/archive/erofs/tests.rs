@@ -298,8 +298,9 @@ fn names_that_no_directory_can_have_are_refused() {
         assert!(said.contains("/: it has the name") || said.contains("a name of 256 bytes"), "{said}");
     }
     for (at, place, said) in [
-        // Before the names, behind the block, before the one that came before it.
+        // Before the one that came before it, among the entries, behind the block.
         (12 + 8, 5, "has a name at 36"),
+        (24 + 8, 5, "has a name at 37"),
         (24 + 8, 500, "has a name at"),
         (8, 37, "a block of 37 bytes of entries"),
         (8, 0, "a block of 0 bytes of entries"),
