@@ -366,6 +366,41 @@ fn what_is_left_of_a_branch_is_pruned_and_holds_nothing_then() {
     assert!(bed.um(&["container", "prune", "-f"]).ok().out.contains("Removed 2 containers"));
 }
 
+/// Of a container and a branch of it, of which both have gone while somebody reads the branch.
+#[test]
+fn what_is_read_of_what_is_left_is_not_pruned() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    with_two_states(&bed);
+    bed.um(&["branch", "c", "twig"]).success();
+    let (whole, twig) = (bed.container("c"), bed.container("twig"));
+    // It makes the files whose locks those share who read.
+    bed.um(&["diff", "twig"]).success();
+    let readers = ["readers.lock", ".diff.layers/readers.lock"].map(|name| twig.join(name));
+    let readers = readers.into_iter().chain([whole.join(".diff.layers/readers.lock")]);
+    let reads: Vec<fs::File> = readers
+        .map(|path| {
+            let file = fs::File::open(path).unwrap();
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockShared).unwrap();
+            file
+        })
+        .collect();
+    assert!(!whole.join("readers.lock").exists(), "who reads a branch hasn't the other's own lock");
+    // As `run --rm` leaves them that are read.
+    for dir in [&twig, &whole] {
+        fs::remove_file(dir.join("config.json")).unwrap();
+    }
+    bed.um(&["prune", "-f"]).success();
+    for left in [twig.join("diff"), whole.join(".diff.layers/stack.json")] {
+        assert!(left.exists(), "{} was taken away from who reads", left.display());
+    }
+    drop(reads);
+    bed.um(&["prune", "-f"]).success();
+    assert!(!twig.exists() && !whole.exists());
+}
+
 /// Tells whether somebody shares the lock of a file.
 fn is_shared(path: &std::path::Path) -> bool {
     let Ok(file) = fs::File::open(path) else { return false };

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::index::Index;
 use super::lock::Lock;
@@ -24,6 +26,12 @@ use crate::sys::flock::Access;
 use crate::sys::flock::try_lock;
 use crate::union::frozen::unfit::SnapshotError;
 use crate::union::frozen::{keeping, removal};
+
+/// Where what is frozen of a container lies in its directory.
+const FROZEN: &str = ".diff.layers";
+
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What became of an image that was to be removed.
 #[derive(Debug, Default)]
@@ -179,14 +187,14 @@ impl Store {
         let _names = self.lock_index(Access::Exclusive)?;
         self.sweep(&mut pruned, options.unpacked, bar)?;
         for leftover in self.leftovers()? {
-            match self.let_go(&leftover) {
-                Ok(true) => {}
-                Ok(false) => continue,
+            let _held = match self.let_go(&leftover) {
+                Ok(Some(held)) => held,
+                Ok(None) => continue,
                 Err(error) => {
                     pruned.left.push(error);
                     continue;
                 }
-            }
+            };
             let bytes = disk_usage(&leftover);
             bar.inc(bytes);
             match remove_any(&leftover) {
@@ -260,24 +268,33 @@ impl Store {
         Ok(leftovers)
     }
 
-    /// Lets what a container branches off forget it that is left over, before the rest of it goes. False where somebody reads it still.
-    fn let_go(&self, leftover: &Path) -> Result<bool> {
+    /// Lets what a container branches off forget it that is left over, before the rest of it goes. None where somebody reads it still, or
+    /// a branch of it; else what is to be held until it has gone.
+    fn let_go(&self, leftover: &Path) -> Result<Option<Vec<File>>> {
         if leftover.parent() != Some(&self.containers_dir()) {
-            return Ok(true);
+            return Ok(Some(Vec::new()));
         }
-        let dir = match File::open(leftover) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-            dir => dir.map_err(StoreError::io("open it", leftover))?,
-        };
-        // Nobody begins to: it is no container any more.
         let refused = |error: SnapshotError| StoreError::Refused(error.to_string());
-        if keeping::is_read(dir.as_fd(), leftover).map_err(refused)? {
-            return Ok(false);
+        let mut held = Vec::new();
+        // Who reads a branch, which may be left over as well, has the second lock alone.
+        for dir in [leftover.to_owned(), leftover.join(FROZEN)] {
+            let file = match rustix::fs::open(&dir, DIRECTORY, Mode::empty()) {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                opened => File::from(opened.map_err(StoreError::io("open it", &dir))?),
+            };
+            // Nobody begins to while that is held. Who has it changes something there, or begins just now.
+            if !try_lock(&file, Access::Exclusive).map_err(StoreError::io("lock it", &dir))? {
+                return Ok(None);
+            }
+            if keeping::is_read(file.as_fd(), &dir).map_err(refused)? {
+                return Ok(None);
+            }
+            held.push(file);
         }
         if let Err(error) = removal::let_go(&leftover.join("diff")) {
             log::info!("{error}; so what it branches off has it written down still");
         }
-        Ok(true)
+        Ok(Some(held))
     }
 
     /// Returns the lock of those who delete; `None` while somebody adds.
