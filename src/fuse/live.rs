@@ -29,7 +29,7 @@ use crate::union::live::Unchanged;
 use crate::union::live::layers::Outdated;
 
 /// How long requests that are under way may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long those that come wait for them at a time.
 const AT_A_TIME: Duration = Duration::from_millis(5);
 /// And at the most.

@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use super::handing::LONGEST;
 use crate::control::client::{Client, ClientError};
 use crate::control::mounts::Mount;
 use crate::control::protocol::Upgraded;
 use crate::union::escaped_path::EscapedPath;
 
-/// How long an upgrade may take, waiting for copies that are under way included.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// How long that of another user's mount may take, for whoever asks all.
-const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(40);
 /// How long one of many may take to say that it is there.
 const THERE: Duration = Duration::from_secs(10);
+/// How long an upgrade may take. Longer than a daemon gives the program for all that it has to do: who gives up before calls one silent that
+/// goes on.
+const PATIENCE: Duration = LONGEST.saturating_add(THERE);
 /// How many are asked at a time: whoever doesn't answer takes a place until patience ends.
 const AT_A_TIME: usize = 16;
 
@@ -63,11 +63,7 @@ impl Daemon {
 
     /// Lets the program go on with it.
     pub(super) fn upgrade(&self, program: &Program) -> Done {
-        self.upgrade_within(program, PATIENCE)
-    }
-
-    fn upgrade_within(&self, program: &Program, patience: Duration) -> Done {
-        self.connect(patience)?.upgrade(&program.path, program.id)
+        self.connect(PATIENCE)?.upgrade(&program.path, program.id)
     }
 
     /// The same, of one of many: whether it is there is found out first.
@@ -76,8 +72,7 @@ impl Daemon {
         if let Err(ClientError::Silent) = self.connect(THERE)?.status() {
             return Err(ClientError::Silent);
         }
-        let patience = if self.other_user().is_some() { PATIENCE_WITH_OTHERS } else { PATIENCE };
-        self.upgrade_within(program, patience)
+        self.upgrade(program)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::control::protocol::Upgraded;
 use crate::control::server::Listening;
 use crate::fuse::counters::RequestCounters;
 use crate::fuse::io_mode::OpenState;
-use crate::fuse::live::Live;
+use crate::fuse::live::{Live, PATIENCE as DRAINING};
 use crate::fuse::policy::Policy;
 use crate::fuse::session::parting::Parting;
 use crate::sys::descriptors::Outgoing;
@@ -42,6 +42,10 @@ const STARTING: Duration = Duration::from_secs(20);
 const OPENING: Duration = Duration::from_secs(60);
 /// How long it may take to read what is handed over. Requests wait meanwhile.
 const READING: Duration = Duration::from_secs(20);
+
+/// How long all that may take together, requests that are under way included: who has asked waits longer, as the answer comes at the end.
+pub(super) const LONGEST: Duration =
+    STARTING.saturating_add(OPENING).saturating_add(DRAINING).saturating_add(READING);
 
 /// What a mount is handed over by.
 pub(in crate::cli) struct Handing {
@@ -145,11 +149,11 @@ impl Handing {
                 "{shown}: the daemon sees another file there; is it in another mount namespace?"
             ));
         }
-        may_be_started(&found).map_err(|why| format!("{shown}: {why}"))?;
         // It would wait for itself.
         if is_own(found.dev()) {
             return Err(format!("{shown}: lies in the mount; take a program that lies outside of it"));
         }
+        may_be_started(&opened, &found).map_err(|why| format!("{shown}: {why}"))?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let child = Command::new(format!("/proc/self/fd/{}", opened.as_raw_fd()))
             .arg0(program)
