@@ -68,6 +68,7 @@ pub(super) enum Join {
 
 /// A file that is open, for another process that goes on with the mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct OpenState {
     /// The node id.
     ino: u64,

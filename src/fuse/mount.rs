@@ -26,7 +26,7 @@ const DEVICE: &str = "/dev/fuse";
 
 /// What a mount is given, whatever the filesystem.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct MountFlags {
     /// Nothing can be changed through it.
     pub read_only: bool,

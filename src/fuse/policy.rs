@@ -35,6 +35,7 @@ pub enum IoMode {
 
 /// What the adaptor was asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Policy {
     /// How long entries and attributes are good.
     pub timeout: Duration,
@@ -47,7 +48,7 @@ pub struct Policy {
     /// fsync has nothing to do (mount option `volatile`, or no upper): the kernel is told once, and asks no more.
     pub no_fsync: bool,
     /// Whether somebody else may change the lowers: data are dropped when a file has another time, and listings aren't kept.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lowers_change: bool,
     /// The largest write request in bytes.
     pub max_write: u32,

@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::union::quota::taken::Bounds;
 
 /// How the merged view behaves, save for which layers it is made of.
+///
+/// It goes to the program that takes a mount over, which refuses what it doesn't know: an option that comes to it is left out there while it
+/// has its default (`skip_serializing_if`), so that a program of before can still take over where nobody has chosen it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct FsOptions {
     /// fsync and its kin do nothing (`volatile`, `fsync=0`).
     pub volatile: bool,
@@ -28,7 +31,7 @@ pub struct FsOptions {
     pub xino: Xino,
     /// No extended attributes are shown or set (`noxattrs`).
     pub no_xattrs: bool,
-    /// The kernel may hold back writes (`writeback`).
+    /// The kernel may hold back writes (`writeback`). Not with `check_lowers`.
     pub writeback: bool,
     /// Which real files the kernel reads and writes itself (`passthrough`).
     pub passthrough: Passthrough,
@@ -54,7 +57,9 @@ pub struct FsOptions {
     /// What the upper may take (`size`, `inodes`).
     pub quota: Bounds,
     /// Others may change the lowers meanwhile, and what is kept of them is held against them (`lower=checked`): see
-    /// [`checked`](crate::union::lookup::checked).
+    /// [`checked`](crate::union::lookup::checked). Not with `writeback`, with which the kernel keeps sizes and times itself and would show its
+    /// own: [`Union`](crate::union::Union) doesn't look at that, which is between the kernel and the adaptor; the command line refuses it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub check_lowers: bool,
     /// The largest write request in bytes (`max_write`).
     pub max_write: Option<u32>,
@@ -135,6 +140,7 @@ pub enum XattrPermissions {
 
 /// One owner for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Squash {
     /// The user id of every file.
     pub uid: Option<u32>,
@@ -144,6 +150,7 @@ pub struct Squash {
 
 /// One range of an [`IdMap`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct IdRange {
     /// The first id as it is on disk.
     pub on_disk: u32,
@@ -211,6 +218,43 @@ impl fmt::Display for IdMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A program refuses an option that it doesn't know. These are known to all that do; one that comes later is told where somebody has
+    /// chosen it alone.
+    #[test]
+    fn what_has_its_default_is_told_where_every_program_knows_it_alone() {
+        let told = serde_json::to_value(FsOptions::default()).unwrap();
+        let names: Vec<&str> = told.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut known = [
+            "volatile",
+            "timeout",
+            "no_acl",
+            "no_atime",
+            "static_nlink",
+            "ino32",
+            "xino",
+            "no_xattrs",
+            "writeback",
+            "passthrough",
+            "squash",
+            "uid_map",
+            "gid_map",
+            "xattr_permissions",
+            "force_mask",
+            "redirect_dir",
+            "metacopy",
+            "lazy",
+            "verity",
+            "quota",
+            "max_write",
+        ];
+        let mut names = names;
+        (names.sort_unstable(), known.sort_unstable());
+        assert_eq!(names, known, "give it a default, and skip_serializing_if");
+        let checked = FsOptions { check_lowers: true, ..FsOptions::default() };
+        let again: FsOptions = serde_json::from_value(serde_json::to_value(&checked).unwrap()).unwrap();
+        assert_eq!(again, checked);
+    }
 
     #[test]
     fn mappings_are_triples() {

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The two lines are JSON: what a later version adds there has a default, and is written only where it is something else; so the format
-//! stays, and a program that doesn't know it refuses the state that needs it. Another form of the nodes, or another meaning of anything,
+//! stays, and a program that doesn't know it refuses the state that needs it: all that is told there is read with `deny_unknown_fields`, but for
+//! `Belief`, which `status` tells as well. Another form of the nodes, or another meaning of anything,
 //! is another format. A program reads its own format and those before it.
 
 use std::collections::BTreeMap;
@@ -69,6 +70,7 @@ pub(in crate::cli) struct Head {
 
 /// The control socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(in crate::cli) struct SocketState {
     pub(in crate::cli) listener: u32,
     pub(in crate::cli) dir: u32,
@@ -78,6 +80,7 @@ pub(in crate::cli) struct SocketState {
 
 /// What its layers can be opened anew by, for snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(in crate::cli) struct AgainState {
     pub(in crate::cli) upper: Option<EscapedPath>,
     pub(in crate::cli) lowers: Vec<EscapedPath>,
@@ -111,6 +114,7 @@ impl AgainState {
 
 /// What the mount was to be.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(in crate::cli) struct RequestState {
     given: Vec<EscapedPath>,
     mount: MountFlags,
@@ -209,9 +213,24 @@ pub(super) fn read(file: &[u8]) -> Result<(Head, String, Nodes<'_>), String> {
         ));
     }
     let (head, nodes) = line(rest).ok_or_else(|| broken(&"it ends early"))?;
-    let head: Head = serde_json::from_slice(head).map_err(|error| broken(&error))?;
+    let head: Head = serde_json::from_slice(head)
+        .map_err(|error| unknown(&program, &error).unwrap_or_else(|| broken(&error)))?;
     let nodes = Nodes { rest: nodes, left: head.nodes };
     Ok((head, program, nodes))
+}
+
+/// Says that a state holds something that came later than this program, if that is what is wrong with it. `writer`: its version.
+fn unknown(writer: &str, error: &serde_json::Error) -> Option<String> {
+    let said = error.to_string();
+    // What is known instead is a long list.
+    let what = said.split(", expected").next().unwrap_or(&said);
+    ["unknown field ", "unknown variant "].iter().any(|first| what.starts_with(first)).then(|| {
+        format!(
+            "a later version, unionmount {writer}, has written the state of the mount, and unionmount {} doesn't know all that it holds \
+             ({what}): what somebody has chosen would be lost; take a later program",
+            env!("CARGO_PKG_VERSION")
+        )
+    })
 }
 
 fn line(file: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -278,6 +297,54 @@ mod tests {
         for broken in [&b""[..], b"{}\n", b"{\"format\":1,\"program\":\"x\"}\n{}\n", b"\0\0\n\n"] {
             assert!(read(broken).is_err());
         }
+    }
+
+    /// In every part of it: what isn't known there may be what somebody has chosen, or what makes the rest mean something else.
+    #[test]
+    fn what_came_later_is_refused_by_its_name_and_by_who_has_written_it() {
+        let text = OF_THE_PAST.split(|byte| *byte == b'\n').nth(1).unwrap();
+        let head: serde_json::Value = serde_json::from_slice(text).unwrap();
+        let whole = |head: &serde_json::Value| {
+            let stamp = br#"{"format":1,"program":"9.9.9"}"#;
+            [&stamp[..], b"\n", &serde_json::to_vec(head).unwrap(), b"\n"].concat()
+        };
+        read(&whole(&head)).unwrap();
+        let parts = [
+            "",
+            "/request",
+            "/request/mount",
+            "/request/fs",
+            "/request/fs/squash",
+            "/request/fs/quota",
+            "/again",
+            "/session",
+            "/policy",
+            "/union",
+            "/union/upper",
+            "/union/upper/layer",
+            "/union/upper/work",
+            "/union/upper/caps",
+            "/union/lowers/0",
+            "/union/veils",
+            "/union/regions",
+            "/union/known",
+            "/union/known/nameless/0",
+            "/socket",
+        ];
+        for part in parts {
+            let mut later = head.clone();
+            let object = later.pointer_mut(part).unwrap().as_object_mut().unwrap();
+            object.insert("warp".to_owned(), true.into());
+            let why = read(&whole(&later)).unwrap_err();
+            for told in ["later version", "9.9.9", "`warp`", env!("CARGO_PKG_VERSION")] {
+                assert!(why.contains(told), "{part}: {why}");
+            }
+            assert!(!why.contains("expected"), "{part}: {why}");
+        }
+        let mut later = head;
+        later["request"]["fs"]["lazy"] = "Sometimes".into();
+        let why = read(&whole(&later)).unwrap_err();
+        assert!(why.contains("later version") && why.contains("`Sometimes`"), "{why}");
     }
 
     #[test]

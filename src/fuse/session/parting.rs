@@ -13,6 +13,7 @@ use crate::fuse::wire::operation::Dialect;
 
 /// What both sides have agreed on, for the process that takes the session over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SessionState {
     setxattr_ext: bool,
     request_size: usize,

@@ -13,6 +13,7 @@ use crate::sys::descriptors::{Incoming, Outgoing};
 
 /// What of a quota goes to another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct QuotaState {
     bytes: u64,
     inodes: u64,

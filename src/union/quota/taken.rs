@@ -2,6 +2,7 @@
 
 /// What an upper may take; `None`: as much as there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Bounds {
     /// Bytes on the disk.
     pub bytes: Option<u64>,

@@ -28,6 +28,7 @@ pub enum WhiteoutForm {
 
 /// What can be done on an upper's filesystem by this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UpperCaps {
     /// Where overlay marks are kept.
     pub namespace: Namespace,

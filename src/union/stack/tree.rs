@@ -64,6 +64,7 @@ pub trait LayerTree: fmt::Debug + Send + Sync {
 
 /// Which file something is, and that it is as it was. Nobody can set back when the inode was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FileStamp {
     dev: u64,
     ino: u64,

@@ -21,6 +21,7 @@ const MOST: usize = if cfg!(test) { 2 } else { 4096 };
 
 /// What is held of one directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(in crate::union) struct Held {
     /// Device and number of its real directory.
     id: (u64, u64),

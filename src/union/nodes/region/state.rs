@@ -9,6 +9,7 @@ use super::{Regions, Root};
 
 /// What of the regions goes to another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RegionsState {
     /// Those that begin with a layer, by their indexes: device, id, and whether the id is enough to know it.
     roots: Vec<(u64, u64, bool)>,

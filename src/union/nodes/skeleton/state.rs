@@ -31,7 +31,7 @@ pub struct SkeletonState {
     /// Which inode has which number where the rule has none.
     numbers: Vec<(u64, u64)>,
     generations: Key,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     held_times: Vec<(u64, Held)>,
     counts: Vec<u64>,
 }
@@ -45,6 +45,7 @@ impl SkeletonState {
 
 /// One that has no name any more. It is reached by its descriptor alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct NamelessState {
     ino: u64,
     kind: Kind,

@@ -22,6 +22,7 @@ use crate::union::stack::workdir::state::WorkdirState;
 
 /// What of a layer goes to another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LayerState {
     path: EscapedPath,
     place: EscapedPath,
@@ -108,6 +109,7 @@ impl TreeState {
 
 /// What lowers hold of the mount itself, for another process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VeilsState {
     parts: Vec<(u64, u64)>,
     covered: Option<u32>,

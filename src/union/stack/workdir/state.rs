@@ -12,6 +12,7 @@ use crate::union::stack::lock::DirLock;
 
 /// What of a workdir goes to another process; descriptors by their numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct WorkdirState {
     path: EscapedPath,
     root: u32,
