@@ -59,6 +59,8 @@ pub struct FsOptions {
     /// Others may change the lowers meanwhile, and what is kept of them is held against them (`lower=checked`): see
     /// [`checked`](crate::union::lookup::checked). Not with `writeback`, with which the kernel keeps sizes and times itself and would show its
     /// own: [`Union`](crate::union::Union) doesn't look at that, which is between the kernel and the adaptor; the command line refuses it.
+    /// With `metacopy` a copy of attributes alone has the size and the times of when it was made, and its data are what the lower has by
+    /// then: who changes lowers should leave that out. Nothing refuses it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub check_lowers: bool,
     /// The largest write request in bytes (`max_write`).
@@ -224,7 +226,7 @@ mod tests {
     #[test]
     fn what_has_its_default_is_told_where_every_program_knows_it_alone() {
         let told = serde_json::to_value(FsOptions::default()).unwrap();
-        let names: Vec<&str> = told.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut names: Vec<&str> = told.as_object().unwrap().keys().map(String::as_str).collect();
         let mut known = [
             "volatile",
             "timeout",
@@ -248,8 +250,8 @@ mod tests {
             "quota",
             "max_write",
         ];
-        let mut names = names;
-        (names.sort_unstable(), known.sort_unstable());
+        names.sort_unstable();
+        known.sort_unstable();
         assert_eq!(names, known, "give it a default, and skip_serializing_if");
         let checked = FsOptions { check_lowers: true, ..FsOptions::default() };
         let again: FsOptions = serde_json::from_value(serde_json::to_value(&checked).unwrap()).unwrap();

@@ -145,11 +145,11 @@ mod tests {
         };
         // Whether this machine's /proc is nosuid stands in its options.
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-        let options = mounts.lines().filter_map(|line| {
+        let mut options = mounts.lines().filter_map(|line| {
             let mut fields = line.split(' ').skip(1);
             (fields.next() == Some("/proc")).then(|| fields.nth(1)).flatten()
         });
-        let Some(options) = options.last() else {
+        let Some(options) = options.next_back() else {
             eprintln!("skipped: no mount of /proc is seen");
             return;
         };
