@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::handing::LONGEST;
+use super::talk::ALL_TOGETHER;
 use crate::control::client::{Client, ClientError};
 use crate::control::mounts::Mount;
 use crate::control::protocol::Upgraded;
@@ -16,7 +16,7 @@ use crate::union::escaped_path::EscapedPath;
 const THERE: Duration = Duration::from_secs(10);
 /// How long an upgrade may take. Longer than a daemon gives the program for all that it has to do: who gives up before calls one silent that
 /// goes on.
-const PATIENCE: Duration = LONGEST.saturating_add(THERE);
+const PATIENCE: Duration = ALL_TOGETHER.saturating_add(THERE);
 /// How many are asked at a time: whoever doesn't answer takes a place until patience ends.
 const AT_A_TIME: usize = 16;
 

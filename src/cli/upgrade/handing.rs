@@ -12,21 +12,21 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 use super::SUCCESSOR;
 use super::program::may_be_started;
 use super::state::{self, AgainState, FORMAT, Head, RequestState, SocketState};
-use super::talk::{Talk, Word};
+use super::talk::{OPENING, READING, STARTING, Talk, Word};
 use crate::cli::logging;
 use crate::cli::sealing::Sealing;
 use crate::control::protocol::Upgraded;
 use crate::control::server::Listening;
 use crate::fuse::counters::RequestCounters;
 use crate::fuse::io_mode::OpenState;
-use crate::fuse::live::{Live, PATIENCE as DRAINING};
+use crate::fuse::live::Live;
 use crate::fuse::policy::Policy;
 use crate::fuse::session::parting::Parting;
 use crate::sys::descriptors::Outgoing;
@@ -35,17 +35,6 @@ use crate::sys::own::is_own;
 use crate::union::Union;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::handover::{Stays, TreeState, in_the_way};
-
-/// How long the program may take to start. Requests are answered meanwhile.
-const STARTING: Duration = Duration::from_secs(20);
-/// How long it may take to open archives, which may have to be decompressed. Requests are answered meanwhile.
-const OPENING: Duration = Duration::from_secs(60);
-/// How long it may take to read what is handed over. Requests wait meanwhile.
-const READING: Duration = Duration::from_secs(20);
-
-/// How long all that may take together, requests that are under way included: who has asked waits longer, as the answer comes at the end.
-pub(super) const LONGEST: Duration =
-    STARTING.saturating_add(OPENING).saturating_add(DRAINING).saturating_add(READING);
 
 /// What a mount is handed over by.
 pub(in crate::cli) struct Handing {

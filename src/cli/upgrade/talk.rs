@@ -18,7 +18,19 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::fuse::live::PATIENCE as DRAINING;
 use crate::union::handover::TreeState;
+
+/// How long the program may take to start. Requests are answered meanwhile.
+pub(super) const STARTING: Duration = Duration::from_secs(20);
+/// How long it may take to open archives, which may have to be decompressed. Requests are answered meanwhile.
+pub(super) const OPENING: Duration = Duration::from_secs(60);
+/// How long it may take to read what is handed over. Requests wait meanwhile.
+pub(super) const READING: Duration = Duration::from_secs(20);
+
+/// How long all that may take together, requests that are under way included: who has asked waits longer, as the answer comes at the end.
+pub(super) const ALL_TOGETHER: Duration =
+    STARTING.saturating_add(OPENING).saturating_add(DRAINING).saturating_add(READING);
 
 /// What is said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
