@@ -7,11 +7,12 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
+use crate::sys::handle;
 use crate::sys::object::Writable;
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::staged::Staged;
 use crate::union::change::upper::Upper;
-use crate::union::hardlinks::link_index::{IndexName, Indexed};
+use crate::union::hardlinks::link_index::{Copied, IndexName, Indexed};
 use crate::union::nodes::region::InodeId;
 use crate::union::stack::access::LayerAt;
 
@@ -20,6 +21,26 @@ impl Upper {
     pub fn is_indexed(&self, origin: InodeId) -> bool {
         let indexed = self.links().indexed.read();
         !indexed.is_empty() && indexed.contains_key(&origin)
+    }
+
+    /// Returns what is known of a lower file's copy, if it has one in a hardlink index.
+    pub(in crate::union) fn indexed(&self, origin: InodeId) -> Option<Indexed> {
+        self.links().indexed.read().get(&origin).cloned()
+    }
+
+    /// Takes a copy out of the index whose original is gone, and whose origin is another file now. Whatever comes of it, nothing is
+    /// known by that origin then.
+    pub(in crate::union) fn disown(&self, origin: InodeId, known: &Indexed) {
+        let mut indexed = self.links().indexed.write();
+        // Somebody else may have been here, and the other file may be copied up by now.
+        if indexed.get(&origin).is_none_or(|now| now.id != known.id) {
+            return;
+        }
+        let remove = |dir| Ok(self.remove_name(dir, known.name(), AtFlags::empty())?);
+        if let Err(error) = self.dir_of_index(&known.name).and_then(remove) {
+            log::warn!("the hardlink index keeps a copy whose original is gone: {error}");
+        }
+        indexed.remove(&origin);
     }
 
     /// Tells whether the copy in the index with that inode number is a metacopy.
@@ -75,19 +96,29 @@ impl Upper {
         copy: Writable<'_>,
         (origin, real): (InodeId, InodeId),
         lower: LayerAt<'_>,
-    ) -> Result<IndexName> {
+    ) -> Result<IndexMark> {
+        let mark = |name, handle| IndexMark { name, of: Copied { real, handle } };
+        let handle = || Ok::<_, FsError>(lower.host().map(handle::of).transpose()?.flatten());
         if let Some(kernel) = &self.links().kernel
             && let Some(name) = kernel.mark(copy, real, lower)?
         {
-            return Ok(IndexName::Kernel(name));
+            return Ok(mark(IndexName::Kernel(name), handle()?));
         }
-        Ok(IndexName::Own(origin.to_text('-', self.regions()).unwrap_or_default().into_bytes()))
+        let name = origin.to_text('-', self.regions()).unwrap_or_default().into_bytes();
+        Ok(mark(IndexName::Own(name), handle()?))
     }
+}
+
+/// What a copy is to be in a hardlink index.
+pub(in crate::union) struct IndexMark {
+    name: IndexName,
+    of: Copied,
 }
 
 impl Staged<'_> {
     /// Gives the object its name in a hardlink index.
-    pub(in crate::union) fn link_index(&self, origin: InodeId, name: IndexName) -> Result<()> {
+    pub(in crate::union) fn link_index(&self, origin: InodeId, mark: IndexMark) -> Result<()> {
+        let IndexMark { name, of } = mark;
         let upper = self.upper();
         let copy = self.place().at().stat()?;
         match (&name, &upper.links().kernel) {
@@ -102,7 +133,8 @@ impl Staged<'_> {
             },
         }
         failpoint::reached(Failpoint::Changed);
-        upper.links().indexed.write().insert(origin, Indexed { name, id: (copy.dev, copy.ino) });
+        let known = Indexed { name, id: (copy.dev, copy.ino), of: Some(of) };
+        upper.links().indexed.write().insert(origin, known);
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ impl RemovedEntry {
         found: &Found,
         origin: InodeId,
     ) -> Result<RemovedEntry> {
-        let (identity, source, stat) = fs.identify_as(origin, parent, found)?;
+        let (identity, source, stat) = fs.identify_as(origin, (parent, name), found)?;
         let mut present = fs.is_upper(found.layer).then(|| found.stat.kind());
         if source == NodeSource::Index {
             fs.mark_impure(parent)?;

@@ -96,7 +96,7 @@ impl Union {
         let Some(found) = self.resolve_name(parent, name)? else { return Ok(None) };
         let origin = self.origin_of(parent, name, &found)?;
         let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlinks.locks.shared(origin));
-        let (identity, ..) = self.identify_as(origin, parent, &found)?;
+        let (identity, ..) = self.identify_as(origin, (parent, name), &found)?;
         let known = self.table.find(identity);
         Ok(known.filter(|known| Arc::ptr_eq(known, node)).map(|_| found))
     }

@@ -29,7 +29,7 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
-use crate::sys::object::{At, Kind};
+use crate::sys::object::{At, Kind, Time};
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::staged::New;
 use crate::union::change::upper::{Upper, UpperFd};
@@ -211,6 +211,16 @@ impl Upper {
         let Some(name) = file_name(origin, HIDDEN, self.regions()) else { return Ok(()) };
         let staged = self.stage_in_any_case(New::Symlink(record.text().as_bytes()))?;
         staged.publish_in_index(&name)
+    }
+
+    /// Returns when the record of a file's hidden names was written, if there is one and that can be told.
+    pub(in crate::union) fn hidden_since(&self, origin: InodeId) -> Result<Option<Time>> {
+        let Some(name) = file_name(origin, HIDDEN, self.regions()) else { return Ok(None) };
+        match At::Name(self.index_dir(), &name).stat() {
+            Ok(record) => Ok(record.born),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Forgets the record, which isn't needed any more: the file was copied up, and the copy keeps the count.

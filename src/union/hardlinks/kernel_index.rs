@@ -105,6 +105,8 @@ pub struct KernelEntry {
     pub stat: Stat,
     /// The lower file that it is the copy of.
     pub lower: LowerFile,
+    /// Its handle.
+    pub handle: FileHandle,
 }
 
 /// A lower file of which there is a copy.
@@ -198,7 +200,7 @@ impl KernelIndex {
             let stat = At::Name(dir, &name).stat()?;
             // Directories are there for NFS export; a whiteout says that a handle is stale.
             if stat.kind() != Kind::Directory && stat.kind() == lower.stat.kind() {
-                found.push(KernelEntry { name, stat, lower });
+                found.push(KernelEntry { name, stat, lower, handle: origin.handle });
             }
         }
         Ok(found)

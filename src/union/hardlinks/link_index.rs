@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
+use crate::sys::handle::FileHandle;
 use crate::sys::object::{At, Stat, Writable};
 use crate::sys::xattr;
 use crate::union::change::lend::{Refused, upper_marks, with_rights};
@@ -54,18 +55,34 @@ impl IndexName {
     }
 }
 
+/// What was copied up.
+#[derive(Debug, Clone)]
+pub struct Copied {
+    /// Which inode it is.
+    pub real: InodeId,
+    /// And which of those that have had the number.
+    pub handle: Option<FileHandle>,
+}
+
 /// A lower file's copy.
 #[derive(Debug, Clone)]
 pub struct Indexed {
     pub(in crate::union) name: IndexName,
     /// Device and inode number: what must be found under the name.
     pub id: (u64, u64),
+    /// What it is the copy of, if that is known.
+    pub(in crate::union) of: Option<Copied>,
 }
 
 impl Indexed {
     /// Returns its name in its index.
     pub fn name(&self) -> &[u8] {
         self.name.bytes()
+    }
+
+    /// Returns what it is the copy of, if that is known.
+    pub fn original(&self) -> Option<&Copied> {
+        self.of.as_ref()
     }
 }
 
@@ -110,7 +127,8 @@ impl LinkIndex {
             let stat = At::Fd(held.as_fd()).stat()?;
             if mender.has_names(layer, held.as_fd(), &stat, None)? {
                 metacopies.extend(mender.lacks_data(layer, held.as_fd(), &stat)?);
-                indexed.insert(id, Indexed { name: IndexName::Own(name), id: (stat.dev, stat.ino) });
+                indexed
+                    .insert(id, Indexed { name: IndexName::Own(name), id: (stat.dev, stat.ino), of: None });
             } else {
                 mender.mend(|| Ok(fs::unlinkat(dir, &name[..], AtFlags::empty())?))?;
             }
@@ -121,7 +139,7 @@ impl LinkIndex {
                 e.of(place, "it must be a directory: remove it, or give another workdir")
             })?
         {
-            for KernelEntry { name, stat, lower } in kernel.entries()? {
+            for KernelEntry { name, stat, lower, handle } in kernel.entries()? {
                 let held = At::Name(dir, &name).pin()?;
                 if At::Fd(held.as_fd()).stat()?.ino != stat.ino {
                     log::debug!("index: an entry was exchanged");
@@ -140,7 +158,8 @@ impl LinkIndex {
                     if let Entry::Vacant(free) = indexed.entry(origin) {
                         metacopies.extend(mender.lacks_data(layer, held.as_fd(), &stat)?);
                         let name = IndexName::Kernel(name.clone());
-                        free.insert(Indexed { name, id: (stat.dev, stat.ino) });
+                        let of = Some(Copied { real: lower.id, handle: Some(handle.clone()) });
+                        free.insert(Indexed { name, id: (stat.dev, stat.ino), of });
                     }
                 }
             }

@@ -105,7 +105,7 @@ impl Union {
         let Some(found) = self.resolve(parent, name)? else { return Ok(()) };
         let origin = self.origin_of(parent, name, &found)?;
         let _hardlinks = self.has_hardlinks(parent, &found).then(|| self.hardlinks.locks.exclusive(origin));
-        let (identity, NodeSource::Index, copy) = self.identify_as(origin, parent, &found)? else {
+        let (identity, NodeSource::Index, copy) = self.identify_as(origin, (parent, name), &found)? else {
             return Ok(());
         };
         let fd = self.upper_fd(&dir.upper_dir().ok_or(FsError::Stale)?)?;

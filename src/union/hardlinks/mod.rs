@@ -15,3 +15,4 @@ pub(in crate::union) mod kernel_index;
 pub(in crate::union) mod link_index;
 pub mod links;
 pub(in crate::union) mod locks;
+pub(in crate::union) mod reused;

@@ -39,6 +39,7 @@ impl Compared {
     /// # Errors
     /// Those of reading the layers.
     pub fn of(before: &Union, after: &Union) -> Result<Compared> {
+        before.leave_superseded();
         let (known, found) = (HashMap::new(), Compared::default());
         let mut walk = Walk { before, after, known, kept: HashSet::new(), gone: HashSet::new(), found };
         let root = if walk.same_layers(before.root(), after.root()) { Seen::Same } else { Seen::Other };
@@ -136,6 +137,10 @@ impl Walk<'_> {
         parent: &Arc<Node>,
         name: &[u8],
     ) -> Result<(Seen, Option<Arc<Node>>)> {
+        if node.is_gone() {
+            // Another node stands for what its name leads to.
+            return Ok((Seen::Lost, None));
+        }
         match self.directory_seen(parent) {
             Seen::Same if !self.may_lead_elsewhere(parent, node) => return Ok((Seen::Same, None)),
             Seen::Same | Seen::Other => {}
@@ -252,7 +257,7 @@ impl Walk<'_> {
         let lost = self.found.lost();
         let named = |node: &Arc<Node>| name_of(node).map(|(parent, name)| (parent.ino, name));
         let mut gone = std::mem::take(&mut self.gone);
-        let stays = all.iter().filter(|node| !lost.contains(&node.ino)).filter_map(named);
+        let stays = all.iter().filter(|node| !lost.contains(&node.ino) && !node.is_gone()).filter_map(named);
         let mut kept: HashSet<(u64, Vec<u8>)> = stays.filter(|name| !gone.contains(name)).collect();
         kept.extend(self.kept.drain());
         // Also where no directory has come or gone: an absolute redirect leads there.
@@ -311,7 +316,7 @@ fn parts(node: &Node) -> Vec<(u64, u64)> {
 }
 
 /// Returns under which name of which directory a node is known.
-fn name_of(node: &Node) -> Option<(Arc<Node>, Vec<u8>)> {
+pub(super) fn name_of(node: &Node) -> Option<(Arc<Node>, Vec<u8>)> {
     match &*node.place.read() {
         NodePlace::Named { parent, entry } => Some((parent.clone(), entry.name().to_vec())),
         NodePlace::Root | NodePlace::Pinned { .. } => None,
@@ -320,7 +325,7 @@ fn name_of(node: &Node) -> Option<(Arc<Node>, Vec<u8>)> {
 
 impl Union {
     /// Returns what is known as a name of a directory, for who only looks. What can't be made sense of is nothing.
-    pub(super) fn peek(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Arc<Node>>> {
+    pub(in crate::union) fn peek(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Arc<Node>>> {
         let _names = self.dir_part(parent)?.names.read();
         let found = match self.resolve(parent, name) {
             Ok(Some(found)) => found,

@@ -12,12 +12,14 @@
 //! | [`layers`] | a lower comes, or goes |
 //! | `compared` | what of that which is known is something else over other lowers |
 //! | `succession` | the union that takes over |
+//! | `superseded` | directories that others stand for (`lower=checked`), which end there |
 
 mod compared;
 pub mod layers;
 pub mod rollback;
 pub mod snapshot;
 mod succession;
+mod superseded;
 
 pub use succession::How;
 

@@ -30,7 +30,8 @@ pub(in crate::union) struct Bone {
     pub generation: Generation,
     /// Whether it is a directory, whose listing the kernel may know.
     pub is_directory: bool,
-    /// Whether the object is gone with an upper that was thrown away: nothing that is found is it, whatever its number.
+    /// Whether the object is gone with an upper that was thrown away, or another node stands for it: nothing that is found is it,
+    /// whatever its number.
     pub is_dead: bool,
 }
 
@@ -51,7 +52,8 @@ impl Bone {
             real: node.real(),
             generation: node.generation(),
             is_directory: node.dir.is_some(),
-            is_dead: upper_is_gone && is_of_upper_alone,
+            // One that has a name is gone where another node stands for what the name leads to (`lower=checked`).
+            is_dead: upper_is_gone && is_of_upper_alone || node.is_gone(),
         })
     }
 

@@ -16,7 +16,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::sys::handle;
+use crate::sys::handle::{self, FileHandle};
 use crate::sys::object::{Stat, Time};
 use crate::union::stack::access::LayerAt;
 
@@ -145,12 +145,17 @@ impl Generations {
         Generation::of_hash(self.key.hash(&[&born.sec.to_le_bytes(), &born.nsec.to_le_bytes()]))
     }
 
-    fn by_handle(&self, at: LayerAt<'_>, stat: &Stat) -> Option<Generation> {
+    /// Returns the file handle of an object, whose stat is given, where handles last.
+    pub(in crate::union) fn handle<'a>(&self, at: impl Into<LayerAt<'a>>, stat: &Stat) -> Option<FileHandle> {
         if !self.lasting.contains(&stat.dev) {
             return None;
         }
         // An error is one of whoever uses the object next; here it only means that nothing more is known.
-        let handle = handle::of(at.host()?).ok().flatten()?;
+        handle::of(at.into().host()?).ok().flatten()
+    }
+
+    fn by_handle(&self, at: LayerAt<'_>, stat: &Stat) -> Option<Generation> {
+        let handle = self.handle(at, stat)?;
         Some(Generation::of_hash(self.key.hash(&[&handle.kind.to_le_bytes(), &handle.id])))
     }
 }

@@ -28,7 +28,7 @@ impl Union {
         // A copy-up of another name of the same file must not come between.
         let origin = self.origin_of(parent, name, found)?;
         let _hardlinks = self.has_hardlinks(parent, found).then(|| self.hardlinks.locks.shared(origin));
-        let (identity, source, stat) = self.identify_as(origin, parent, found)?;
+        let (identity, source, stat) = self.identify_as(origin, (parent, name), found)?;
         self.supersede_other((parent, name), identity, found)?;
         let seen = self.seen_of(identity, source, &stat, name, found)?;
         let node = self.table.obtain(identity, seen, lookups, || NewNode {
@@ -149,7 +149,8 @@ impl Union {
     pub(in crate::union) fn has_hardlinks(&self, parent: &Node, found: &Found) -> bool {
         let origin = self.is_upper(found.layer)
             && parent.dir.as_ref().is_some_and(|d| d.impure.load(Ordering::Relaxed));
-        found.stat.kind() != Kind::Directory && (found.stat.nlink > 1 || origin)
+        let is_one_of_several = found.stat.nlink > 1 || self.may_have_changed(found);
+        found.stat.kind() != Kind::Directory && (is_one_of_several || origin)
     }
 
     fn new_dir_part(&self, found: &Found) -> Option<Box<DirPart>> {
@@ -167,7 +168,9 @@ impl Union {
         name: &[u8],
         found: &Found,
     ) -> Result<(Identity, NodeSource, Stat)> {
-        self.identify_as(self.origin_of(parent, name, found)?, parent, found)
+        let origin = self.origin_of(parent, name, found)?;
+        let _hardlinks = self.may_have_changed(found).then(|| self.hardlinks.locks.shared(origin));
+        self.identify_as(origin, (parent, name), found)
     }
 
     /// Returns what a finding's number is made of. It never changes, so no lock is needed.
@@ -203,9 +206,13 @@ impl Union {
     pub(in crate::union) fn identify_as(
         &self,
         origin: InodeId,
-        parent: &Node,
+        (parent, name): (&Node, &[u8]),
         found: &Found,
     ) -> Result<(Identity, NodeSource, Stat)> {
+        let is_checked = self.may_have_changed(found);
+        if is_checked {
+            self.forget_of_another(name, found)?;
+        }
         let upper = self.is_upper(found.layer);
         let source = || if upper { Ok(NodeSource::Upper) } else { self.lower_source(parent, found.layer) };
         match &found.what {
@@ -213,7 +220,8 @@ impl Union {
                 let real = found.id;
                 Ok((Identity { origin, real }, NodeSource::Upper, found.stat))
             }
-            FoundKind::Leaf { .. } if found.stat.nlink > 1 => {
+            // In a lower that changes it may have lost its other names since it was copied up.
+            FoundKind::Leaf { .. } if found.stat.nlink > 1 || is_checked => {
                 let copy = self.indexed_copy(origin)?;
                 failpoint::reached(Failpoint::Identified);
                 match copy {

@@ -301,7 +301,7 @@ impl Node {
     }
 
     /// Tells whether its object has lost its last name.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(in crate::union) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
 

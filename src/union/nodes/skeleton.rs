@@ -92,6 +92,7 @@ impl Union {
                 "a layer has inode numbers of more than 48 bits, or files that are mounted on others",
             );
         }
+        self.leave_superseded();
         let (mut nameless, mut lost, mut failed) = (Vec::new(), Vec::new(), None);
         let gone = upper == OfUpper::Gone;
         // To go through all nodes takes a while, and mostly there are none without a name.

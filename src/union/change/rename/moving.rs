@@ -151,7 +151,7 @@ impl Moving<'_> {
         let origin = union.origin_of(from.parent, from.name, found)?;
         let _hardlinks =
             union.has_hardlinks(from.parent, found).then(|| union.hardlinks.locks.exclusive(origin));
-        let (identity, source, copy) = union.identify_as(origin, from.parent, found)?;
+        let (identity, source, copy) = union.identify_as(origin, (from.parent, from.name), found)?;
         if source == NodeSource::Index {
             union.mark_impure(from.parent)?;
             union.link_alias(&from.fd, from.name, identity.origin)?;
