@@ -450,16 +450,18 @@ fn without_descriptors(state: &str) -> serde_json::Value {
 
 #[test]
 fn a_superseded_directory_stays_so_and_what_was_found_in_it_goes_on() {
-    let bed = bed();
+    let bed = Bed::new(2);
+    bed.file("0/b/c/d");
     let options = FsOptions { check_lowers: true, ..FsOptions::default() };
     let union = bed.open_with(&options);
     let [before, d] = ["b", "b/c/d"].map(|path| number(&union, path));
-    bed.file("0/b/new");
+    // The topmost lower, by which it is known, stays the same.
+    bed.file("1/b/new");
     let now = number(&union, "b");
     assert_ne!(before, now);
     let next = handed_over_with(union, &options);
     assert!(matches!(next.node(before), Err(FsError::Stale)), "it is found by its name again");
-    assert_eq!(content(&next, &next.node(d).unwrap()), b"1/b/c/d");
+    assert_eq!(content(&next, &next.node(d).unwrap()), b"0/b/c/d");
     next.create(&next.node(now).unwrap(), b"made", making(New::File)).unwrap();
     assert_eq!(number(&next, "b"), now);
     assert!(look_up(&next, "b/made").is_some());
