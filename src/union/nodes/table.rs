@@ -155,6 +155,12 @@ impl Table {
         self.fallback_number(real)
     }
 
+    /// Tells whether a number is what the rule makes of an origin. A file has another where a file that is gone had the origin's
+    /// inode number, and its copy keeps the number.
+    pub fn is_number_of(&self, number: u64, origin: InodeId) -> bool {
+        self.xino(origin) == Some(number)
+    }
+
     /// Keeps the number of an object that was copied up and can't remember where it came from: it has it while the
     /// mount lives.
     pub fn keep_number(&self, real: InodeId, number: u64) {

@@ -364,7 +364,7 @@ impl Drop for IndexLink<'_> {
 
 /// Makes the copy the node's file from now on. The caller has its place locked.
 fn settle(union: &Union, node: &Node, original: &Original, data: Data, real: (InodeId, Generation)) {
-    if !original.keeps_origin(union) {
+    if !original.keeps_origin(union) || !union.table.is_number_of(node.ino, original.id) {
         union.table.keep_number(real.0, node.ino);
     }
     node.set_real(real.0, real.1);
