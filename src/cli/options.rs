@@ -469,6 +469,22 @@ mod tests {
     }
 
     #[test]
+    fn the_colon_of_a_digest_parts_nothing() {
+        let hex = "0123456789abcdef".repeat(4);
+        let pinned = format!("a.tar,layer=sha256:{hex}");
+        // Commas part options, and not lowers.
+        let lowers = |list: &str| split_lowers(list.as_bytes()).unwrap();
+        let of = |list: &[&str]| paths(list);
+        assert_eq!(lowers(&pinned).merged, of(&[&pinned]));
+        assert_eq!(lowers(&format!("x:{pinned}:{pinned}:y")).merged, of(&["x", &pinned, &pinned, "y"]));
+        assert_eq!(lowers(&format!("{pinned}::data")).data_only, of(&["data"]));
+        assert_eq!(lowers(&format!(r"a.tar,layer=sha256\:{hex}")).merged, of(&[&pinned]));
+        // What isn't all of one is a directory.
+        assert_eq!(lowers("a.tar,layer=sha256:0123:b").merged, of(&["a.tar,layer=sha256", "0123", "b"]));
+        assert_eq!(lowers(&format!("sha256:{hex}")).merged, of(&["sha256", &hex]));
+    }
+
+    #[test]
     fn eight_kilobytes_of_lowers() {
         let list: Vec<String> = (0..500).map(|i| format!("/var/lib/{i:07}")).collect();
         assert_eq!(read(&format!("lowerdir={}", list.join(":"))).lowers.len(), 500);

@@ -19,8 +19,10 @@ pub struct Lowers {
 
 /// Splits the value of `lowerdir` or `--lower` at its colons. After two that follow each other come layers of data alone, each
 /// after two more.
+///
+/// The colon of a digest that a layer must have (`FILE,layer=sha256:HEX`) is none of them.
 pub fn split_lowers(list: &[u8]) -> Result<Lowers, StackError> {
-    let parts = split_at(list, b':');
+    let parts = with_digests(list, &split_at(list, b':'));
     let inner = 1..parts.len().saturating_sub(1);
     let first = parts.iter().enumerate().position(|(at, part)| inner.contains(&at) && part.is_empty());
     let (merged, data) = parts.split_at(first.unwrap_or(parts.len()));
@@ -30,6 +32,24 @@ pub fn split_lowers(list: &[u8]) -> Result<Lowers, StackError> {
     }
     let merged = paths(merged.iter().copied())?;
     Ok(Lowers { merged, data_only: paths(pairs.iter().map(|[_, path]| *path))? })
+}
+
+/// Puts the parts of a list together again that the colon of a digest has parted.
+fn with_digests<'a>(list: &'a [u8], parts: &[&'a [u8]]) -> Vec<&'a [u8]> {
+    let is_hex = |part: &[u8]| part.len() == 64 && part.iter().all(u8::is_ascii_hexdigit);
+    let mut whole: Vec<&[u8]> = Vec::new();
+    let mut end = 0;
+    for part in parts {
+        end += part.len();
+        match whole.last_mut() {
+            Some(before) if before.ends_with(b",layer=sha256") && is_hex(part) => {
+                *before = &list[end - part.len() - 1 - before.len()..end];
+            }
+            _ => whole.push(part),
+        }
+        end += 1; // its colon
+    }
+    whole
 }
 
 /// Splits what names a place and something in it at the first colon that isn't escaped.
