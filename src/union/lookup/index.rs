@@ -1,7 +1,7 @@
 //! Indexes of a directory's names: what serves listings, and lookups of names that don't exist.
 //!
 //! The lowers never change, so the merged listing of a directory's lowers is built once ([`LowerIndex`]) and only
-//! dropped to save memory. The upper's part ([`UpperIndex`]) is kept up to date by every change that goes through the
+//! dropped to save memory; where they may, it is dropped when they do ([`checked`](super::checked)). The upper's part ([`UpperIndex`]) is kept up to date by every change that goes through the
 //! mount. The merged listing is the two side by side.
 //!
 //! # Cookies
