@@ -22,6 +22,9 @@ pub fn build(spec: &StackSpec) -> Stack {
     stack
 }
 
+/// How long a file's blocks may be counted nowhere.
+const WRITTEN_BACK: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// The paths of a mount, whose attributes the kernel keeps.
 struct Known {
     root: PathBuf,
@@ -44,7 +47,15 @@ impl Known {
     fn compare(&self, after: &str) {
         for path in &self.paths {
             let kept = self.stat(path, AtFlags::empty());
-            let fresh = self.stat(path, AtFlags::STATX_FORCE_SYNC);
+            let mut fresh = self.stat(path, AtFlags::STATX_FORCE_SYNC);
+            // While ext4 writes a file back, its blocks are for a moment counted neither as reserved nor as taken.
+            support::wait_until(WRITTEN_BACK, || {
+                let same = fresh == kept;
+                if !same {
+                    fresh = self.stat(path, AtFlags::STATX_FORCE_SYNC);
+                }
+                same
+            });
             assert_eq!(kept, fresh, "{after}: the kernel's attributes of /{} are old", path.display());
         }
     }
