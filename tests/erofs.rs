@@ -6,7 +6,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 
-use support::filesystem_image::{OF_ROOT, TREE, Who, everybody, reads_alike};
+use support::filesystem_image::{
+    OF_ROOT, TREE, Who, an_upper_is_a_layer, changes_go_to_the_upper, marks_that_hide_count, reads_alike,
+};
 use support::{Fields, LoopFilesystem, Snapshot, Time, diff, needs_program, needs_root};
 
 /// Attributes that several files have, which are kept once, and ACLs.
@@ -167,74 +169,20 @@ print(os.lseek(f, 0, os.SEEK_DATA) // 4096, os.lseek(f, 5 * 4096, os.SEEK_HOLE) 
 #[test]
 fn everybody_mounts_one_and_changes_go_to_the_upper() {
     needs_program!("mkfs.erofs");
-    for who in everybody() {
-        who.sh(TREE);
-        pack(&who, "");
-        who.sh("sha256sum tree.erofs > sum");
-        let mount = "XDG_CACHE_HOME=$PWD/cache ./unionmount --lower tree.erofs:base --upper up m";
-        who.sh(mount);
-        let options = who.place.mounted("m").unwrap().options.join(",");
-        assert!(!who.is_root || options.contains("nosuid") && options.contains("nodev"), "{options}");
-        who.sh("rm base/below; touch -r tree/d base; cat m/d/file");
-        assert_eq!(who.seen("tree"), who.seen("m"));
-        let number = who.sh("stat -c '%i %h' m/d/file m/d/deep/name | uniq");
-        assert!(number.ends_with(" 2\n") && number.lines().count() == 1, "{number}");
-        who.sh("echo more >> m/d/file; rm m/d/large; mv m/d/hole m/moved; chmod 600 m/d/holes
-             cmp m/d/holes tree/d/holes; mkdir m/d/new; echo new > m/d/new/x; mv m/many m/renamed");
-        let changed = who.seen("m");
-        assert_eq!(who.sh("cat m/d/deep/name; cat m/renamed/file-77"), "contentmore\n77\n");
-        who.umount();
-        who.sh(mount);
-        assert_eq!(who.seen("m"), changed);
-        assert_eq!(who.sh("stat -c '%i %h' m/d/file m/d/deep/name | uniq"), number);
-        assert!(who.ended("test -e m/d/large").code != Some(0));
-        assert!(who.sh("./unionmount layers m").contains("tree.erofs"));
-        assert!(who.sh("./unionmount explain m/none").contains("tree.erofs"));
-        who.umount();
-        assert!(who.sh("./unionmount layers ./tree.erofs").contains("tree.erofs"));
-        assert!(who.sh("./unionmount explain tree.erofs d/file").contains("tree.erofs"));
-        // The image is as it was.
-        who.sh("sha256sum -c sum");
-    }
+    changes_go_to_the_upper("tree.erofs", "", |who| pack(who, ""), |_| {});
 }
 
 #[test]
 fn marks_that_hide_count_and_marks_that_lead_elsewhere_do_not() {
     needs_program!("mkfs.erofs");
-    for who in everybody() {
-        who.sh("mkdir -p tree/d tree/o base/d base/o m k; touch tree/d/kept tree/o/own tree/d/.wh.other base/d/gone base/d/other base/o/below
-             mknod tree/d/gone c 0 0; setfattr -n user.overlay.opaque -v y tree/o; echo base > base/secret
-             mkdir tree/led; setfattr -n user.overlay.redirect -v /d tree/led; echo own > tree/led/x");
-        pack(&who, "");
-        who.sh("./unionmount --log-file log -o userxattr --lower tree.erofs:base m");
-        assert_eq!(who.sh("ls -A m/d m/o m/led"), "m/d:\nkept\nother\n\nm/led:\nx\n\nm/o:\nown\n");
-        let log = who.sh("cat log");
-        assert!(log.contains("1 names begin with .wh.") && log.contains("1 marks of an overlay"), "{log}");
-        assert_eq!(who.sh("getfattr -d m/o m/led"), "", "nobody is shown marks");
-        who.umount();
-        // Whether attributes are believed doesn't matter: these only hide.
-        who.sh("./unionmount --lower tree.erofs,layer:base m");
-        assert_eq!(who.sh("ls -A m/d m/o"), "m/d:\nkept\n\nm/o:\nown\n");
-        who.umount();
-    }
+    marks_that_hide_count("tree.erofs", |who| pack(who, ""));
 }
 
 #[test]
 fn an_upper_made_an_image_is_a_layer_as_for_the_kernel() {
     needs_program!("mkfs.erofs");
     needs_root!();
-    let who = Who::root();
-    who.sh("set -e; mkdir -p base/d base/o/p m k up tree merged work; touch base/d/a base/d/b base/o/p/x base/o/y
-         mount -t overlay -o lowerdir=base,upperdir=tree,workdir=work overlay merged
-         rm merged/d/a; rm -r merged/o; mkdir merged/o; touch merged/o/new; umount merged");
-    pack(&who, "");
-    let Some(kernel) = kernel(&who) else { return };
-    who.sh("mount -t overlay -o lowerdir=k:base overlay merged");
-    let expected = Snapshot::take(&who.place.at("merged"));
-    who.sh("umount merged; ./unionmount --lower tree.erofs:base m");
-    assert_eq!(diff(&expected, &Snapshot::take_checked(&who.place.at("m")), &Fields::tree()), "");
-    who.umount();
-    drop(kernel);
+    an_upper_is_a_layer("tree.erofs", |who| pack(who, ""), kernel);
 }
 
 #[test]

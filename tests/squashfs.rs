@@ -7,7 +7,9 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use support::filesystem_image::{OF_ROOT, TREE, Who, everybody, reads_alike};
+use support::filesystem_image::{
+    OF_ROOT, TREE, Who, an_upper_is_a_layer, changes_go_to_the_upper, marks_that_hide_count, reads_alike,
+};
 use support::{Fields, LoopFilesystem, Snapshot, Time, diff, needs_program, needs_root};
 
 /// An image has no parts of seconds, and seconds beyond 2038.
@@ -120,76 +122,30 @@ fn the_attributes_of_all_kinds_of_objects_are_those_that_the_kernel_shows() {
 #[test]
 fn everybody_mounts_one_and_changes_go_to_the_upper() {
     needs_program!("mksquashfs");
-    for who in everybody() {
-        who.sh(&format!("{TREE}{TIMES}"));
-        squash(&who, "-comp zstd");
-        who.sh("sha256sum tree.sqfs > sum");
-        let mount = "XDG_CACHE_HOME=$PWD/cache ./unionmount --lower tree.sqfs:base --upper up m";
-        who.sh(mount);
-        let options = who.place.mounted("m").unwrap().options.join(",");
-        assert!(!who.is_root || options.contains("nosuid") && options.contains("nodev"), "{options}");
-        who.sh("rm base/below; touch -r tree/d base; cat m/d/file");
-        assert_eq!(who.seen("tree"), who.seen("m"));
-        let number = who.sh("stat -c '%i %h' m/d/file m/d/deep/name | uniq");
-        assert!(number.ends_with(" 2\n") && number.lines().count() == 1, "{number}");
-        who.sh("echo more >> m/d/file; rm m/d/large; mv m/d/hole m/moved; chmod 600 m/d/holes
-             cmp m/d/holes tree/d/holes; mkdir m/d/new; echo new > m/d/new/x; mv m/many m/renamed");
-        assert!(who.sh("stat -c %b up/d/holes").trim().parse::<u64>().unwrap() < 2000, "holes stay holes");
-        let changed = who.seen("m");
-        assert_eq!(who.sh("cat m/d/deep/name; cat m/renamed/file-77"), "contentmore\n77\n");
-        who.umount();
-        who.sh(mount);
-        assert_eq!(who.seen("m"), changed);
-        assert_eq!(who.sh("stat -c '%i %h' m/d/file m/d/deep/name | uniq"), number);
-        assert!(who.ended("test -e m/d/large").code != Some(0));
-        assert!(who.sh("./unionmount layers m").contains("tree.sqfs"));
-        assert!(who.sh("./unionmount explain m/none").contains("tree.sqfs"));
-        assert!(who.sh("./unionmount status m").contains("tree.sqfs"));
-        who.umount();
-        assert!(who.sh("./unionmount layers ./tree.sqfs").contains("tree.sqfs"));
-        assert!(who.sh("./unionmount explain tree.sqfs d/file").contains("tree.sqfs"));
-        // The image is as it was.
-        who.sh("sha256sum -c sum");
-    }
+    changes_go_to_the_upper(
+        "tree.sqfs",
+        TIMES,
+        |who| squash(who, "-comp zstd"),
+        |who| {
+            assert!(
+                who.sh("stat -c %b up/d/holes").trim().parse::<u64>().unwrap() < 2000,
+                "holes stay holes"
+            );
+        },
+    );
 }
 
 #[test]
 fn marks_that_hide_count_and_marks_that_lead_elsewhere_do_not() {
     needs_program!("mksquashfs");
-    for who in everybody() {
-        who.sh("mkdir -p tree/d tree/o base/d base/o m k; touch tree/d/kept tree/o/own tree/d/.wh.other base/d/gone base/d/other base/o/below
-             mknod tree/d/gone c 0 0; setfattr -n user.overlay.opaque -v y tree/o; echo base > base/secret
-             mkdir tree/led; setfattr -n user.overlay.redirect -v /d tree/led; echo own > tree/led/x");
-        squash(&who, "-comp gzip");
-        who.sh("./unionmount --log-file log -o userxattr --lower tree.sqfs:base m");
-        assert_eq!(who.sh("ls -A m/d m/o m/led"), "m/d:\nkept\nother\n\nm/led:\nx\n\nm/o:\nown\n");
-        let log = who.sh("cat log");
-        assert!(log.contains("1 names begin with .wh.") && log.contains("1 marks of an overlay"), "{log}");
-        assert_eq!(who.sh("getfattr -d m/o m/led"), "", "nobody is shown marks");
-        who.umount();
-        // Whether attributes are believed doesn't matter: these only hide.
-        who.sh("./unionmount --lower tree.sqfs,layer:base m");
-        assert_eq!(who.sh("ls -A m/d m/o"), "m/d:\nkept\n\nm/o:\nown\n");
-        who.umount();
-    }
+    marks_that_hide_count("tree.sqfs", |who| squash(who, "-comp gzip"));
 }
 
 #[test]
 fn a_squashed_upper_is_a_layer_as_for_the_kernel() {
     needs_program!("mksquashfs");
     needs_root!();
-    let who = Who::root();
-    who.sh("set -e; mkdir -p base/d base/o/p m k up tree merged work; touch base/d/a base/d/b base/o/p/x base/o/y
-         mount -t overlay -o lowerdir=base,upperdir=tree,workdir=work overlay merged
-         rm merged/d/a; rm -r merged/o; mkdir merged/o; touch merged/o/new; umount merged");
-    squash(&who, "-comp gzip");
-    let Some(kernel) = kernel(&who) else { return };
-    who.sh("mount -t overlay -o lowerdir=k:base overlay merged");
-    let expected = Snapshot::take(&who.place.at("merged"));
-    who.sh("umount merged; ./unionmount --lower tree.sqfs:base m");
-    assert_eq!(diff(&expected, &Snapshot::take_checked(&who.place.at("m")), &Fields::tree()), "");
-    who.umount();
-    drop(kernel);
+    an_upper_is_a_layer("tree.sqfs", |who| squash(who, "-comp gzip"), kernel);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use crate::cli::{Ended, Place, is_root};
-use crate::{LoopFilesystem, skipped};
+use crate::{Fields, LoopFilesystem, Snapshot, diff, skipped};
 
 /// Makes `tree`: blocks, ends in fragments, holes, hardlinks, a directory of several runs, odd names, attributes, links, times.
 pub const TREE: &str = "
@@ -110,4 +110,80 @@ pub fn reads_alike(one: &File, other: &File, options: &str) {
         assert_eq!(counts.0, counts.1, "{options}: {count} bytes at {at} of {size}");
         assert!(buffers.0[..counts.0] == buffers.1[..counts.0], "{options}: {count} bytes at {at} of {size}");
     }
+}
+
+/// Mounts an image of [`TREE`] and `more` as everybody over a directory, and changes what it shows: the image stays, and all is there again
+/// after a remount. `changed` looks at the upper meanwhile.
+pub fn changes_go_to_the_upper(image: &str, more: &str, pack: impl Fn(&Who), changed: impl Fn(&Who)) {
+    for who in everybody() {
+        who.sh(&format!("{TREE}{more}"));
+        pack(&who);
+        who.sh(&format!("sha256sum {image} > sum"));
+        let mount = format!("XDG_CACHE_HOME=$PWD/cache ./unionmount --lower {image}:base --upper up m");
+        who.sh(&mount);
+        let options = who.place.mounted("m").unwrap().options.join(",");
+        assert!(!who.is_root || options.contains("nosuid") && options.contains("nodev"), "{options}");
+        who.sh("rm base/below; touch -r tree/d base; cat m/d/file");
+        assert_eq!(who.seen("tree"), who.seen("m"));
+        let number = who.sh("stat -c '%i %h' m/d/file m/d/deep/name | uniq");
+        assert!(number.ends_with(" 2\n") && number.lines().count() == 1, "{number}");
+        who.sh("echo more >> m/d/file; rm m/d/large; mv m/d/hole m/moved; chmod 600 m/d/holes
+             cmp m/d/holes tree/d/holes; mkdir m/d/new; echo new > m/d/new/x; mv m/many m/renamed");
+        changed(&who);
+        let changed = who.seen("m");
+        assert_eq!(who.sh("cat m/d/deep/name; cat m/renamed/file-77"), "contentmore\n77\n");
+        who.umount();
+        who.sh(&mount);
+        assert_eq!(who.seen("m"), changed);
+        assert_eq!(who.sh("stat -c '%i %h' m/d/file m/d/deep/name | uniq"), number);
+        assert!(who.ended("test -e m/d/large").code != Some(0));
+        assert!(who.sh("./unionmount layers m").contains(image));
+        assert!(who.sh("./unionmount explain m/none").contains(image));
+        assert!(who.sh("./unionmount status m").contains(image));
+        who.umount();
+        assert!(who.sh(&format!("./unionmount layers ./{image}")).contains(image));
+        assert!(who.sh(&format!("./unionmount explain {image} d/file")).contains(image));
+        // The image is as it was.
+        who.sh("sha256sum -c sum");
+    }
+}
+
+/// Whiteouts and opaque directories of an image hide what lies below; redirects of it lead nowhere.
+pub fn marks_that_hide_count(image: &str, pack: impl Fn(&Who)) {
+    for who in everybody() {
+        who.sh("mkdir -p tree/d tree/o base/d base/o m k; touch tree/d/kept tree/o/own tree/d/.wh.other base/d/gone base/d/other base/o/below
+             mknod tree/d/gone c 0 0; setfattr -n user.overlay.opaque -v y tree/o; echo base > base/secret
+             mkdir tree/led; setfattr -n user.overlay.redirect -v /d tree/led; echo own > tree/led/x");
+        pack(&who);
+        who.sh(&format!("./unionmount --log-file log -o userxattr --lower {image}:base m"));
+        assert_eq!(who.sh("ls -A m/d m/o m/led"), "m/d:\nkept\nother\n\nm/led:\nx\n\nm/o:\nown\n");
+        let log = who.sh("cat log");
+        assert!(log.contains("1 names begin with .wh.") && log.contains("1 marks of an overlay"), "{log}");
+        assert_eq!(who.sh("getfattr -d m/o m/led"), "", "nobody is shown marks");
+        who.umount();
+        // Whether attributes are believed doesn't matter: these only hide.
+        who.sh(&format!("./unionmount --lower {image},layer:base m"));
+        assert_eq!(who.sh("ls -A m/d m/o"), "m/d:\nkept\n\nm/o:\nown\n");
+        who.umount();
+    }
+}
+
+/// An upper of the kernel's overlayfs, made an image, is the layer that it is for the kernel.
+pub fn an_upper_is_a_layer(
+    image: &str,
+    pack: impl Fn(&Who),
+    kernel: impl Fn(&Who) -> Option<LoopFilesystem>,
+) {
+    let who = Who::root();
+    who.sh("set -e; mkdir -p base/d base/o/p m k up tree merged work; touch base/d/a base/d/b base/o/p/x base/o/y
+         mount -t overlay -o lowerdir=base,upperdir=tree,workdir=work overlay merged
+         rm merged/d/a; rm -r merged/o; mkdir merged/o; touch merged/o/new; umount merged");
+    pack(&who);
+    let Some(kernel) = kernel(&who) else { return };
+    who.sh("mount -t overlay -o lowerdir=k:base overlay merged");
+    let expected = Snapshot::take(&who.place.at("merged"));
+    who.sh(&format!("umount merged; ./unionmount --lower {image}:base m"));
+    assert_eq!(diff(&expected, &Snapshot::take_checked(&who.place.at("m")), &Fields::tree()), "");
+    who.umount();
+    drop(kernel);
 }
