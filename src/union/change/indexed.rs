@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::handle;
-use crate::sys::object::Writable;
+use crate::sys::object::{At, Writable};
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::staged::Staged;
 use crate::union::change::upper::Upper;
@@ -36,7 +36,13 @@ impl Upper {
         if indexed.get(&origin).is_none_or(|now| now.id != known.id) {
             return;
         }
-        let remove = |dir| Ok(self.remove_name(dir, known.name(), AtFlags::empty())?);
+        let remove = |dir: BorrowedFd<'_>| {
+            // With its last link, what was written would go.
+            match At::Name(dir, known.name()).stat()?.nlink {
+                1 => Ok(()),
+                _ => Ok(self.remove_name(dir, known.name(), AtFlags::empty())?),
+            }
+        };
         if let Err(error) = self.dir_of_index(&known.name).and_then(remove) {
             log::warn!("the hardlink index keeps a copy whose original is gone: {error}");
         }
@@ -98,7 +104,8 @@ impl Upper {
         lower: LayerAt<'_>,
     ) -> Result<IndexMark> {
         let mark = |name, handle| IndexMark { name, of: Copied { real, handle } };
-        let handle = || Ok::<_, FsError>(lower.host().map(handle::of).transpose()?.flatten());
+        // An error means that nothing more is known of it, where lowers change.
+        let handle = || Ok::<_, FsError>(lower.host().and_then(|at| handle::of(at).ok().flatten()));
         if let Some(kernel) = &self.links().kernel
             && let Some(name) = kernel.mark(copy, real, lower)?
         {

@@ -84,7 +84,10 @@ impl Union {
         };
         let is_still = seen
             .as_ref()
-            .is_none_or(|seen| seen.stamps.iter().zip(&stamps).all(|(before, after)| before.is_still(after)));
+            // What somebody reads beside the first look may be older than what that sees.
+            .is_some_and(|seen| {
+                seen.stamps.iter().zip(&stamps).all(|(before, after)| before.is_still(after))
+            });
         *seen = Some(Box::new(Seen { at, stamps }));
         if !is_still {
             dir.watch.changes.fetch_add(1, Ordering::AcqRel);
