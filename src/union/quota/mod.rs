@@ -29,14 +29,14 @@ pub mod recount;
 pub mod state;
 pub mod taken;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use dashmap::DashMap;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rustix::fs::StatVfs;
 use rustix::io::{Errno, Result};
 
@@ -63,6 +63,10 @@ struct Sums {
     met: Taken,
     /// By what is under way.
     reserved: Taken,
+    /// The writes among it, in the order in which they got their room, and how many there were. What one of them has allotted
+    /// already is counted twice as soon as somebody looks at its file: as the file's, and as its room.
+    writes: BTreeSet<u64>,
+    writes_begun: u64,
     /// Whether the upper is being counted anew: until then the larger of the two is in force.
     recounting: bool,
 }
@@ -93,6 +97,8 @@ pub struct Quota {
     /// Objects that are held by descriptors, by number: one that loses its last name costs until it is let go.
     held: Mutex<HashMap<u64, usize>>,
     sums: Mutex<Sums>,
+    /// A write that had room has ended.
+    write_ended: Condvar,
     /// How many moves were begun, and ended, while the upper is counted anew.
     moves_begun: AtomicU64,
     moves_ended: AtomicU64,
@@ -111,12 +117,20 @@ pub struct Quota {
 pub struct Room<'q> {
     quota: &'q Quota,
     taken: Taken,
+    /// Which of the writes has it.
+    write: Option<u64>,
 }
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
-        if self.taken != Taken::default() {
-            self.quota.sums.lock().reserved.take(self.taken);
+        if self.taken == Taken::default() {
+            return;
+        }
+        let mut sums = self.quota.sums.lock();
+        sums.reserved.take(self.taken);
+        if let Some(write) = self.write {
+            sums.writes.remove(&write);
+            self.quota.write_ended.notify_all();
         }
     }
 }
@@ -160,6 +174,7 @@ impl Quota {
             noted: AtomicU64::new(sums.counted.bytes),
             changed: AtomicBool::new(sums.recounting),
             sums: Mutex::new(sums),
+            write_ended: Condvar::new(),
             moves_begun: AtomicU64::new(0),
             moves_ended: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -211,23 +226,50 @@ impl Quota {
         of
     }
 
-    /// Takes room for so many more bytes and objects.
+    /// Takes room for so many more bytes and objects. Where there isn't so much, it waits for the writes that are under way first:
+    /// only then is it known what they have taken.
     ///
     /// # Errors
     /// `ENOSPC` where there isn't so much.
     pub fn room(&self, bytes: u64, inodes: u64) -> Result<Room<'_>> {
-        let taken = Taken { bytes, inodes };
+        self.take(Taken { bytes, inodes }, false)
+    }
+
+    fn take(&self, taken: Taken, writes: bool) -> Result<Room<'_>> {
         let mut sums = self.sums.lock();
+        let begun = sums.writes_begun;
+        loop {
+            if let Some(room) = self.take_at_once(&mut sums, taken, writes) {
+                return Ok(room);
+            }
+            // Those that came later had room where this has none: they don't keep it waiting.
+            if sums.writes.first().is_none_or(|first| *first >= begun) {
+                return Err(Errno::NOSPC);
+            }
+            // Whoever has this room asks the filesystem for something and waits for nobody else.
+            self.write_ended.wait(&mut sums);
+        }
+    }
+
+    /// Takes room if it is there. `writes`: only a write on the filesystem comes between this and the end of the room.
+    fn take_at_once(&self, sums: &mut Sums, taken: Taken, writes: bool) -> Option<Room<'_>> {
         let mut all = sums.in_force();
         all.add(sums.reserved);
         all.add(taken);
         let over =
             |most: Option<u64>, wanted: u64, all: u64| wanted > 0 && most.is_some_and(|most| all > most);
-        if over(self.bounds.bytes, bytes, all.bytes) || over(self.bounds.inodes, inodes, all.inodes) {
-            return Err(Errno::NOSPC);
+        if over(self.bounds.bytes, taken.bytes, all.bytes)
+            || over(self.bounds.inodes, taken.inodes, all.inodes)
+        {
+            return None;
         }
         sums.reserved.add(taken);
-        Ok(Room { quota: self, taken })
+        let write = (writes && taken != Taken::default()).then_some(sums.writes_begun);
+        if let Some(number) = write {
+            sums.writes_begun += 1;
+            sums.writes.insert(number);
+        }
+        Some(Room { quota: self, taken, write })
     }
 
     /// Takes room for a new object.
@@ -254,14 +296,14 @@ impl Quota {
     pub fn room_in(&self, file: BorrowedFd<'_>, start: u64, length: u64) -> Result<Room<'_>> {
         let from = start / self.block * self.block;
         let end = start.saturating_add(length).next_multiple_of(self.block);
-        if !self.is_tight(end - from) {
-            match self.room(end - from, 0) {
-                Err(Errno::NOSPC) => {}
-                taken => return taken,
-            }
+        let most = Taken { bytes: end - from, inodes: 0 };
+        if !self.is_tight(most.bytes)
+            && let Some(room) = self.take_at_once(&mut self.sums.lock(), most, true)
+        {
+            return Ok(room);
         }
         let there = extents::with_room(file, from, end)?;
-        self.room((end - from).saturating_sub(there), 0)
+        self.take(Taken { bytes: most.bytes.saturating_sub(there), inodes: 0 }, true)
     }
 
     /// Tells whether others could miss room that is taken for so many bytes and isn't needed.
@@ -277,12 +319,11 @@ impl Quota {
     /// # Errors
     /// As [`Quota::room`], and those of `data`.
     pub fn room_for_copy(&self, bytes: u64, data: impl FnOnce() -> Result<u64>) -> Result<Room<'_>> {
-        let most = bytes.next_multiple_of(self.block);
-        if !self.is_tight(most) {
-            match self.room(most, 0) {
-                Err(Errno::NOSPC) => {}
-                taken => return taken,
-            }
+        let most = Taken { bytes: bytes.next_multiple_of(self.block), inodes: 0 };
+        if !self.is_tight(most.bytes)
+            && let Some(room) = self.take_at_once(&mut self.sums.lock(), most, false)
+        {
+            return Ok(room);
         }
         self.room(data()?.next_multiple_of(self.block), 0)
     }
@@ -578,5 +619,35 @@ mod tests {
         drop(quota.room(3 << 20, 0).unwrap());
         drop((over, copy));
         assert_eq!(quota.room(5 << 20, 0).map(drop), Err(Errno::NOSPC));
+    }
+
+    /// A write of which a part is in its file's count already, beside another that fits once it has ended.
+    #[test]
+    fn what_is_counted_twice_for_a_moment_keeps_nobody_out() {
+        let top = tempfile::tempdir_in("/tmp").unwrap();
+        let (upper, quota) = quota(top.path(), 1 << 20);
+        std::fs::write(upper.join("f"), "").unwrap();
+        let file = File::options().write(true).open(upper.join("f")).unwrap();
+        let ino = quota.meet(At::Fd(file.as_fd()));
+        let half = 500 << 10;
+        let first = quota.room_in(file.as_fd(), 0, half).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, half).unwrap();
+        quota.look(ino, At::Fd(file.as_fd()));
+        let (waits, waiting) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                waits.send(()).unwrap();
+                quota.room_in(file.as_fd(), half, half).map(drop)
+            });
+            waiting.recv().unwrap();
+            // Whoever is refused at once is so by now or soon; the sums are its own while it waits.
+            while !other.is_finished() && quota.write_ended.notify_all() == 0 {
+                std::thread::yield_now();
+            }
+            assert!(!other.is_finished());
+            drop(first);
+            assert_eq!(other.join().unwrap(), Ok(()));
+        });
+        assert_eq!(quota.room_in(file.as_fd(), half, 2 * half).map(drop), Err(Errno::NOSPC));
     }
 }
