@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use fuser::{Errno, InitFlags};
 
@@ -126,10 +127,11 @@ impl<F: Filesystem> Running<F> {
     ///
     /// # Errors
     ///
-    /// The connection broke. Other threads may still answer then, so the filesystem is left as it is, as by
+    /// The connection broke. `broken` takes the mount away then, and with it what other threads ask; they have ended when this
+    /// returns, unless [`PARTING`] is too short. Those of a ring may still answer, so the filesystem is left as it is, as by
     /// [`Connection::start`].
-    pub(super) fn answer(self) -> io::Result<()> {
-        self.workers.answer()?;
+    pub(super) fn answer(self, broken: impl FnOnce()) -> io::Result<()> {
+        self.workers.answer(broken)?;
         self.served.filesystem.destroy();
         Ok(())
     }
@@ -186,6 +188,9 @@ fn has_rings(offer: &Init) -> bool {
     }
     usable.is_ok()
 }
+
+/// How long the threads that answer have to end once one of them has ended by an error.
+const PARTING: Duration = Duration::from_secs(5);
 
 /// The threads that answer.
 struct Workers<F: Filesystem> {
@@ -252,12 +257,18 @@ impl<F: Filesystem> Workers<F> {
 
     /// Answers until the end. The first thread that ends by an error ends the session: the others would go on with what
     /// only it did left undone.
-    fn answer(self) -> io::Result<()> {
+    fn answer(self, broken: impl FnOnce()) -> io::Result<()> {
         let Workers { threads, rings, go, told } = self;
         for begin in go {
             begin.send(()).map_err(|_| io::Error::other("a thread that answers has ended"))?;
         }
-        told.into_iter().collect::<io::Result<()>>()?;
+        if let Some(Err(error)) = told.iter().find(Result::is_err) {
+            broken();
+            // Whichever lets go of the filesystem last closes it, and would be cut off by the end of the process.
+            let end = Instant::now() + PARTING;
+            while told.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {}
+            return Err(error);
+        }
         for thread in threads {
             thread.join().map_err(|_| io::Error::other("a thread that answers panicked"))?;
         }

@@ -220,7 +220,7 @@ fn until_end<F: Filesystem>(
     mount_point: &Path,
 ) -> Result<(), SessionError> {
     let_go_of_start();
-    let ended = running.answer().map_err(SessionError::Broken);
+    let ended = running.answer(|| on_failure.unmount()).map_err(SessionError::Broken);
     listener.stop();
     if ended.is_ok() {
         on_failure.0 = None;
@@ -282,13 +282,19 @@ pub fn default_threads() -> usize {
 /// Takes the mount away, unless all went well.
 struct UnmountOnFailure(Option<Mounted>);
 
-impl Drop for UnmountOnFailure {
-    fn drop(&mut self) {
-        if let Some(mounted) = &self.0
+impl UnmountOnFailure {
+    fn unmount(&mut self) {
+        if let Some(mounted) = self.0.take()
             && let Err(error) = mounted.unmount(true)
         {
             log::error!("{error}");
         }
+    }
+}
+
+impl Drop for UnmountOnFailure {
+    fn drop(&mut self) {
+        self.unmount();
     }
 }
 
