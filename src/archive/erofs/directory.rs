@@ -8,6 +8,10 @@ use crate::archive::filesystem::{ENTRY, LONGEST_NAME, Listed, Table, Wrong, u16_
 /// What an entry takes in a block: the number of its inode, where its name begins, its kind.
 const SIZE: usize = 12;
 
+/// How often a directory may tell where it is itself, and what it lies in: once each. More than that would take time without end, and
+/// none of the memory that the budget counts.
+const MOST_DOTS: usize = 2;
+
 /// Reads a directory's listing, of at most so many entries.
 ///
 /// # Errors
@@ -15,20 +19,25 @@ const SIZE: usize = 12;
 pub(super) fn read(erofs: &Erofs<'_>, inode: &Inode, most: usize) -> Result<Vec<Listed>, Wrong> {
     erofs.own(inode.size)?;
     let runs = data::runs(erofs, inode)?;
-    let mut entries = Vec::new();
+    let (mut entries, mut dots) = (Vec::new(), 0);
     let mut block = vec![0; 1 << erofs.image.block_log];
     let mut at = 0;
     while at < inode.size {
         let length = (inode.size - at).min(block.len() as u64);
         let block = &mut block[..length as usize];
         data::read(erofs, &runs, block, at)?;
-        read_block(erofs, block, &mut entries, most)?;
+        read_block(erofs, block, (&mut entries, &mut dots), most)?;
         at += length;
     }
     Ok(entries)
 }
 
-fn read_block(erofs: &Erofs<'_>, block: &[u8], entries: &mut Vec<Listed>, most: usize) -> Result<(), Wrong> {
+fn read_block(
+    erofs: &Erofs<'_>,
+    block: &[u8],
+    (entries, dots): (&mut Vec<Listed>, &mut usize),
+    most: usize,
+) -> Result<(), Wrong> {
     // Where the first name begins, the entries end.
     let names = usize::from(u16_at(block, 8));
     if names == 0 || !names.is_multiple_of(SIZE) || names >= block.len() {
@@ -48,8 +57,11 @@ fn read_block(erofs: &Erofs<'_>, block: &[u8], entries: &mut Vec<Listed>, most: 
                 "it has a name of {length} bytes, and Linux knows {LONGEST_NAME}"
             )));
         }
-        // Every directory tells where it is itself, and what it lies in.
         if matches!(name, b"." | b"..") {
+            *dots += 1;
+            if *dots > MOST_DOTS {
+                return Err(Wrong::damaged("its listing has '.' and '..' more than once each"));
+            }
             continue;
         }
         erofs.budget.take(ENTRY + name.len() as u64, Table::Directories)?;

@@ -288,6 +288,53 @@ fn directories_that_no_tree_can_have_are_refused() {
 }
 
 #[test]
+fn a_path_is_as_long_as_linux_knows_it_or_refused() {
+    // Each directory, with its listing, has a block of its own.
+    let in_block = |level: usize| level * BLOCK / 32;
+    let (name, levels) = ([b'n'; 255], 16);
+    for is_beyond in [false, true] {
+        let mut image = Image::new();
+        for level in 0..levels {
+            let (here, above) = (in_block(level), in_block(level.saturating_sub(1)));
+            image.directory(here, above, &[(&name, in_block(level + 1))]);
+        }
+        let beyond = [(&b"f"[..], in_block(levels + 1))];
+        image.directory(in_block(levels), in_block(levels - 1), if is_beyond { &beyond } else { &[] });
+        image.node(in_block(levels + 1), &NODE);
+        match is_beyond {
+            false => drop(image.tree()),
+            true => {
+                let said = image.said();
+                let beginning = format!(
+                    "image: the EROFS image is damaged: {}: so begins a path of 4097",
+                    "n".repeat(60)
+                );
+                assert!(said.contains(&beginning), "{said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_directory_tells_once_where_it_is() {
+    let mut image = Image::new();
+    image.directory(0, 0, &[(b".", 0)]);
+    let said = image.said();
+    assert!(said.contains("/: its listing has '.' and '..' more than once each"), "{said}");
+    // Also where the same block is told again and again.
+    let mut image = Image::new();
+    let dots: [(&[u8], usize); 2] = [(b".", 0), (b"..", 0)];
+    let mut block = listing(&dots);
+    block.resize(BLOCK, 0);
+    image.put(END * BLOCK, &block);
+    let rest = words(&[END as u32; 9]);
+    let (mode, size) = (DIRECTORY, 9 * BLOCK as u64);
+    image.node(0, &Node { mode, layout: 4, size, what: 0, rest: &rest, ..NODE });
+    let said = image.said();
+    assert!(said.contains("/: its listing has '.' and '..' more than once each"), "{said}");
+}
+
+#[test]
 fn names_that_no_directory_can_have_are_refused() {
     for name in [&b"a/b"[..], b"", b"a\0b", &[b'n'; 256]] {
         let mut image = Image::new();

@@ -20,6 +20,10 @@ const KNOWN: u64 = 32;
 
 /// The longest name that Linux knows (NAME_MAX).
 pub(in crate::archive) const LONGEST_NAME: usize = 255;
+/// No path that Linux takes is as long (PATH_MAX counts the zero at its end).
+const PATH_MAX: usize = 4096;
+/// How much of a path that is too long is shown.
+const BEGINNING: usize = 60;
 /// What an entry takes beside its name: first here, then in the directory.
 pub(in crate::archive) const ENTRY: u64 = 80;
 
@@ -160,6 +164,7 @@ impl<F: Format> Walk<'_, F> {
                 self.path.push(b'/');
             }
             self.path.extend(&entry.name);
+            self.can_be_reached()?;
             if let Some(below) = self.add(dir, entry, above)? {
                 way.push(below);
             } else {
@@ -167,6 +172,18 @@ impl<F: Format> Walk<'_, F> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses what lies deeper than any path reaches: an image could have it as deep as it is large.
+    fn can_be_reached(&mut self) -> Result<(), Wrong> {
+        let length = self.path.len();
+        if length < PATH_MAX {
+            return Ok(());
+        }
+        self.path.truncate(BEGINNING);
+        Err(Wrong::damaged(format!(
+            "so begins a path of {length} bytes, and Linux knows none of {PATH_MAX} or more"
+        )))
     }
 
     /// Counts what is kept in memory.
