@@ -1,11 +1,15 @@
 //! What a daemon starts, what that has open afterwards, and what it says when it can't; and daemons that don't answer.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use support::cli::{Place, until, user};
+use unionmount::control::client::Client;
+use unionmount::control::mounts;
 
 use crate::{Bed, Who, ended, read};
 
@@ -45,6 +49,27 @@ fn roots_daemon_starts_only_what_root_alone_can_have_written() {
     }
     copy(&bed.place, "roots", 0o755);
     bed.unionmount(&["upgrade", "--program", "roots", "mnt"]).ok();
+    bed.unionmount(&["umount", "mnt"]).ok();
+}
+
+/// Whatever who asks calls it.
+#[test]
+fn what_is_started_is_called_as_it_is_where_it_lies() {
+    support::needs_root!();
+    let bed = Bed::new(Who::Root);
+    bed.mount(&[]);
+    let before = bed.daemon();
+    let program = bed.place.bin();
+    let found = fs::metadata(&program).unwrap();
+    let called = bed.place.at("a/..").join(program.file_name().unwrap());
+    let (mount, _) = mounts::of(&bed.place.at("mnt")).unwrap();
+    let mut client = Client::connect(&mount).unwrap();
+    client.upgrade(&called, (found.dev(), found.ino())).unwrap();
+    let daemon = bed.daemon();
+    assert_ne!(daemon, before);
+    let words = fs::read(format!("/proc/{daemon}/cmdline")).unwrap();
+    let name = words.split(|byte| *byte == 0).next().unwrap();
+    assert_eq!(Path::new(OsStr::from_bytes(name)), fs::canonicalize(&program).unwrap());
     bed.unionmount(&["umount", "mnt"]).ok();
 }
 

@@ -144,15 +144,19 @@ impl Handing {
         }
         may_be_started(&opened, &found).map_err(|why| format!("{shown}: {why}"))?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        let child = Command::new(format!("/proc/self/fd/{}", opened.as_raw_fd()))
-            .arg0(program)
+        let talk = Talk::within(ours, READING).map_err(failed)?;
+        let by_number = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        // Called as it is where it lies, and not as whoever asks likes to call it.
+        let name = std::fs::read_link(&by_number).unwrap_or_else(|_| "unionmount".into());
+        let child = Command::new(&by_number)
+            .arg0(name)
             .arg(SUCCESSOR)
             .arg(self.request.mount_point())
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed)?;
-        let started = Started { child: Some(child), talk: Talk(ours) };
+        let started = Started { child: Some(child), talk };
         match started.talk.hear(Some(STARTING)) {
             Ok(Word::Hello { format, program }) if format < FORMAT => Err(format!(
                 "{shown} is unionmount {program}, which reads states up to format {format}, and this daemon, unionmount {}, writes {FORMAT}",

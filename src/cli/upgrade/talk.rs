@@ -12,7 +12,7 @@
 //!
 //! In place of `hello`, of `opened` and of `ready` it may say `{"refused":"WHY"}`. Until `go` the daemon goes on when the other one ends or is silent.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -53,10 +53,22 @@ const LONGEST: usize = 4 << 20;
 pub(super) struct Talk(pub(super) UnixStream);
 
 impl Talk {
+    /// Begins one with somebody who may stop reading: what is said, and descriptors too, fails when that takes so long.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    pub(super) fn within(socket: UnixStream, patience: Duration) -> io::Result<Talk> {
+        socket.set_write_timeout(Some(patience))?;
+        Ok(Talk(socket))
+    }
+
     pub(super) fn say(&self, word: &Word) -> Result<(), String> {
         let mut line = serde_json::to_vec(word).map_err(|error| error.to_string())?;
         line.push(b'\n');
-        (&self.0).write_all(&line).map_err(|error| error.to_string())
+        (&self.0).write_all(&line).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => "it doesn't read what it is told".to_owned(),
+            _ => error.to_string(),
+        })
     }
 
     /// Returns what is said next, within `patience` if there is one. A byte at a time: descriptors may follow.
@@ -74,17 +86,37 @@ impl Talk {
                 Ok(0) => return Err("it ended without a word".to_owned()),
                 Ok(_) if byte[0] == b'\n' => break,
                 Ok(_) => line.push(byte[0]),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // It hadn't read all that it was told.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                     return Err("it ended without a word".to_owned());
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err("it says nothing".to_owned());
                 }
                 Err(error) => return Err(error.to_string()),
             }
         }
         serde_json::from_slice(&line).map_err(|error| format!("it says something else: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::descriptors::Outgoing;
+
+    #[test]
+    fn nobody_is_held_up_by_who_does_not_read() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let talk = Talk::within(ours, Duration::from_millis(1)).unwrap();
+        let why = talk.say(&Word::Refused("x".repeat(LONGEST))).unwrap_err();
+        assert_eq!(why, "it doesn't read what it is told");
+        // Nor are descriptors waited for.
+        let fds = (0..3).fold(Outgoing::default(), |mut fds, _| {
+            fds.add_copy(std::os::fd::AsFd::as_fd(&theirs)).unwrap();
+            fds
+        });
+        assert_eq!(fds.send(&talk.0).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }
