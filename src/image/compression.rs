@@ -1,7 +1,8 @@
 //! Compressed streams: told by their first bytes, whatever a media type or a file's name says.
 //!
 //! All decoders go on over concatenated members and frames, as pigz, estargz and `zstd` write them, and fail when the
-//! stream ends within one. Of zstd, each frame says by itself how large a window it needs. A panic of theirs is an error of the stream.
+//! stream ends within one. Of zstd, each frame says by itself how large a window it needs. A panic of theirs is an error of the stream;
+//! one of what they read from is none of theirs, and goes on.
 
 use std::io::{self, BufRead, Read};
 
@@ -10,7 +11,7 @@ use flate2::bufread::MultiGzDecoder;
 use lzma_rust2::XzReader;
 use zstd::stream::raw::{self, InBuffer, Operation, OutBuffer};
 
-use crate::sys::panics::contained;
+use crate::sys::panics::{contained, uncontained};
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +73,9 @@ impl Compression {
 /// Those of reading its first bytes.
 pub fn decode<'a>(input: impl BufRead + Send + 'a) -> io::Result<(Compression, Box<dyn Read + Send + 'a>)> {
     let (compression, input) = peek(input)?;
+    let input = Uncontained(input);
     let reader: Box<dyn Read + Send + 'a> = match compression {
-        Compression::None => Box::new(input),
+        Compression::None => Box::new(input.0),
         Compression::Gzip => Box::new(Contained::new(MultiGzDecoder::new(input))),
         Compression::Zstd => Box::new(Contained::new(ZstdReader::new(input)?)),
         Compression::Xz => {
@@ -121,6 +123,26 @@ impl<R: Read> Read for Contained<R> {
             }
             Err(panicked)
         })
+    }
+}
+
+/// What a decoder reads from, whose panics aren't the decoder's.
+struct Uncontained<R>(R);
+
+impl<R: Read> Read for Uncontained<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        uncontained(|| self.0.read(buffer))
+    }
+}
+
+impl<R: BufRead> BufRead for Uncontained<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let input = &mut self.0;
+        uncontained(|| input.fill_buf())
+    }
+
+    fn consume(&mut self, count: usize) {
+        uncontained(|| self.0.consume(count));
     }
 }
 
@@ -378,13 +400,39 @@ mod tests {
         }
     }
 
+    /// A source that ends by a panic.
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            panic!("the source is wrong");
+        }
+    }
+
+    #[test]
+    fn a_source_that_panics_is_no_decoders_error() {
+        let (xz, bzip2) = (hex::decode(XZ).unwrap(), hex::decode(BZIP2).unwrap());
+        for all in [&gzip(b"one")[..], &frame(10, b"one"), &xz, &bzip2] {
+            // So that peeking finds it whole, and the decoder doesn't.
+            let input = io::BufReader::with_capacity(1, (&all[..all.len() - 3]).chain(Broken));
+            let (kind, mut reader) = decode(input).unwrap();
+            let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                io::copy(&mut reader, &mut io::sink())
+            }));
+            let panic = read.expect_err("it was an error of the stream");
+            assert_eq!(panic.downcast_ref(), Some(&"the source is wrong"), "{kind:?}");
+        }
+    }
+
+    /// `printf one | xz | xxd -p`.
+    const XZ: &str = "fd377a585a000004e6d6b4460200210116000000742fe5a30100026f6e6500007ee510c5d56a6c9a00011b03\
+                      0b2fb9101fb6f37d010000000004595a";
+    /// The same of bzip2.
+    const BZIP2: &str = "425a6839314159265359bb701b1000000101000201a000219819816177245385090bb701b100";
+
     #[test]
     fn xz_and_bzip2() {
-        // `printf one | xz | xxd -p`, and the same of bzip2.
-        let xz = "fd377a585a000004e6d6b4460200210116000000742fe5a30100026f6e6500007ee510c5d56a6c9a00011b03\
-                  0b2fb9101fb6f37d010000000004595a";
-        let bzip2 = "425a6839314159265359bb701b1000000101000201a000219819816177245385090bb701b100";
-        for (kind, hex) in [(Compression::Xz, xz), (Compression::Bzip2, bzip2)] {
+        for (kind, hex) in [(Compression::Xz, XZ), (Compression::Bzip2, BZIP2)] {
             let one = hex::decode(hex).unwrap();
             assert_eq!(decoded(&one).unwrap(), (kind, b"one".to_vec()));
             assert_eq!(decoded(&[&one[..], &one].concat()).unwrap().1, b"oneone");

@@ -1,22 +1,26 @@
 //! Panics that are an error of what was asked for, and no more: those of libraries that read what anybody may have made.
 //!
 //! A panic ends a mount ([`on_panic`]), since what is wrong may be anything. A decoder is another matter: it has a block and a
-//! buffer, and what comes of damaged data is one file that can't be read.
+//! buffer, and what comes of damaged data is one file that can't be read. What the decoder itself reads from is this program's again, and a
+//! panic there is what it is anywhere ([`uncontained`]).
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook, take_hook};
 use std::sync::Once;
 
 use parking_lot::RwLock;
 
 thread_local! {
-    /// In how many calls of [`contained`] this thread is.
+    /// In how many calls of [`contained`] this thread is, since the last one of [`uncontained`].
     static DEPTH: Cell<usize> = const { Cell::new(0) };
     /// Where the last panic was that one of them contained.
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
+
+/// A panic that goes on through those that contain others.
+struct Uncontained(Box<dyn Any + Send>);
 
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 
@@ -37,11 +41,30 @@ pub fn contained<T>(run: impl FnOnce() -> T) -> io::Result<T> {
     keep_contained_ones_quiet();
     DEPTH.set(DEPTH.get() + 1);
     let ran = catch_unwind(AssertUnwindSafe(run));
-    DEPTH.set(DEPTH.get() - 1);
+    let above = DEPTH.get() - 1;
+    DEPTH.set(above);
     ran.map_err(|panic| {
+        let panic = match panic.downcast::<Uncontained>() {
+            Ok(own) if above == 0 => resume_unwind(own.0),
+            Ok(own) => resume_unwind(own),
+            Err(panic) => panic,
+        };
         let place = PLACE.take().unwrap_or_else(|| "an unknown place".to_owned());
         io::Error::other(format!("a panic at {place}: {}", said(&*panic)))
     })
+}
+
+/// Runs what is called back by what [`contained`] runs, and isn't to be contained: its panic is told as every other is, and goes on through
+/// all of them.
+pub fn uncontained<T>(run: impl FnOnce() -> T) -> T {
+    let depth = DEPTH.replace(0);
+    let ran = catch_unwind(AssertUnwindSafe(run));
+    DEPTH.set(depth);
+    match ran {
+        Ok(done) => done,
+        Err(panic) if depth == 0 => resume_unwind(panic),
+        Err(panic) => resume_unwind(Box::new(Uncontained(panic))),
+    }
 }
 
 /// Returns what a panic said.
@@ -87,5 +110,28 @@ mod tests {
         // One within another ends the inner one.
         let outer = contained(|| contained(|| panic!("inner")).map_or(1, |()| 2));
         assert_eq!((outer.unwrap(), DEPTH.get()), (1, 0));
+    }
+
+    #[test]
+    fn a_panic_that_is_called_back_goes_on_through_all_that_contain_others() {
+        assert_eq!(contained(|| uncontained(|| 5)).unwrap(), 5);
+        let cases: [fn(); 4] = [
+            || uncontained(|| panic!("own")),
+            || drop(contained(|| uncontained(|| panic!("own")))),
+            || drop(contained(|| contained(|| uncontained(|| panic!("own"))))),
+            || drop(contained(|| uncontained(|| contained(|| uncontained(|| panic!("own")))))),
+        ];
+        for (at, run) in cases.into_iter().enumerate() {
+            let panic = catch_unwind(run).unwrap_err();
+            assert_eq!((said(&*panic), DEPTH.get()), ("own", 0), "{at}");
+        }
+        // What is contained within it stays so, and so does what comes after it.
+        let inner = contained(|| uncontained(|| contained(|| panic!("inner")).unwrap_err().to_string()));
+        assert!(inner.unwrap().ends_with("inner"));
+        let after = contained(|| {
+            uncontained(|| ());
+            panic!("after")
+        });
+        assert!(after.is_err_and(|error: io::Error| error.to_string().ends_with("after")));
     }
 }
