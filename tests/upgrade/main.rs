@@ -107,9 +107,15 @@ fn work_goes_on(bed: &Bed, options: &[&str]) {
     };
     let mut workers: Vec<Child> = ROLES.iter().map(|role| bed.work(role)).collect();
     let mut before = bed.daemon();
+    let mut pauses = Vec::new();
     for round in 0..often() {
         let done = bed.unionmount(&["upgrade", "mnt"]).ok();
-        assert!(done.out.contains("requests waited for"), "{round}: {done:?}");
+        let pause = done.out.split_once("requests waited for ").and_then(|(_, told)| told.split_once(" ms"));
+        pauses.push(
+            pause
+                .and_then(|(pause, _)| pause.parse::<f64>().ok())
+                .unwrap_or_else(|| panic!("{round}: {done:?}")),
+        );
         let now = bed.daemon();
         assert_ne!(now, before, "{round}");
         before = now;
@@ -120,6 +126,12 @@ fn work_goes_on(bed: &Bed, options: &[&str]) {
             }
         }
     }
+    pauses.sort_by(f64::total_cmp);
+    let (middle, most) = (pauses[pauses.len() / 2], pauses[pauses.len() - 1]);
+    println!(
+        "{} upgrades, {options:?}: requests waited for {middle} ms, {most} ms at the most",
+        pauses.len()
+    );
     fs::write(bed.place.at("end"), "").unwrap();
     for mut worker in workers {
         let status = ended(&mut worker);
