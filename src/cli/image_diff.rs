@@ -7,7 +7,7 @@ use super::diff::HowArgs;
 use super::store::StoreArgs;
 use crate::changes::stacked::Sides;
 use crate::changes::trees::differences;
-use crate::union::stack::layer::LowerSource;
+use crate::container::lowers::image_as_it_lies;
 
 /// Show how the tree of one image differs from another's: A for added, C for changed, D for deleted
 ///
@@ -32,11 +32,11 @@ pub(super) struct ImageDiff {
 impl ImageDiff {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let store = self.store.with_something()?;
-        let layers = |text: &String| -> Result<_, Failure> { Ok(store.layers(&store.resolve(text)?)?) };
+        let layers =
+            |text: &String| -> Result<_, Failure> { Ok(image_as_it_lies(&store, &store.resolve(text)?)?) };
         // What keeps the layers is kept to the end.
         let (before, after) = (layers(&self.before)?, layers(&self.after)?);
-        let sides = Sides::of(LowerSource::directories(before.paths), LowerSource::directories(after.paths))
-            .map_err(Failure::failed)?;
+        let sides = Sides::of(before.sources()?, after.sources()?).map_err(Failure::failed)?;
         let changes = differences(&sides).map_err(Failure::failed)?;
         self.how.tell(changes, || Ok(sides))?;
         Ok(ExitCode::SUCCESS)

@@ -148,7 +148,7 @@ impl Images {
         wanted: &Wanted,
     ) -> Result<Vec<(Option<ImageName>, Value)>, StoreError> {
         let size = store.image_size(image)?;
-        let unpacked = store.unpacked_layers(image).len();
+        let unpacked = store.told_as_unpacked(image);
         let created = image.config.created().as_deref();
         let names: Vec<Option<&ImageName>> = match image.names.is_empty() {
             true => vec![None],
@@ -166,11 +166,7 @@ impl Images {
                 "Size": names::bytes(size),
                 "Bytes": size,
                 "Containers": containers,
-                "Unpacked": match unpacked {
-                    0 if !image.diff_ids.is_empty() => "no".to_owned(),
-                    all if all == image.diff_ids.len() => "yes".to_owned(),
-                    some => format!("{some} of {}", image.diff_ids.len()),
-                },
+                "Unpacked": unpacked,
             });
             (name.cloned(), row)
         });

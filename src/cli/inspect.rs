@@ -10,6 +10,7 @@ use super::page::Page;
 use super::registry::{AccessArgs, parse_platform};
 use super::store::{StoreArgs, nothing_is_called};
 use crate::container::called::{Called, called};
+use crate::container::lowers::image_as_it_lies;
 use crate::container::{Container, ContainerError, describe};
 use crate::image::platform::Platform;
 
@@ -89,7 +90,9 @@ impl Inspect {
                 Some(Kind::Container) => Container::find(&store, name).map(Box::new).map(Called::Container),
             };
             shown.push(match found {
-                Ok(Called::Image(image)) => store.inspect_image(&image)?,
+                Ok(Called::Image(image)) => {
+                    store.inspect_image(&image, &image_as_it_lies(&store, &image)?.paths)?
+                }
                 Ok(Called::Container(container)) => describe::inspect(&store, &container)?,
                 Err(ContainerError::Unknown(_)) if self.kind.is_none() => {
                     return Err(nothing_is_called(name));

@@ -7,6 +7,7 @@ use super::store::StoreArgs;
 use super::{Failure, lowers};
 use crate::container::bundle::command;
 use crate::container::called::{Called, called};
+use crate::container::lowers::image_as_it_lies;
 use crate::container::settings::Settings;
 use crate::container::{Container, ContainerError, mounting};
 use crate::control::client::Client;
@@ -57,10 +58,10 @@ impl Found {
     }
 
     fn of_image(texts: &Texts, store: &Store, image: &Image) -> Result<Found, Failure> {
-        let unpacked = store.layers(image)?;
-        let names = step_names(texts, store, image, &unpacked.paths)?;
+        let lowers = image_as_it_lies(store, image)?;
+        let names = step_names(texts, store, image, &lowers.paths)?;
         let subject = Subject { title: title_of(image), facts: facts_of(image, &Settings::default()) };
-        Ok(Found { names, paths: unpacked.paths, upper: false, belief: None, subject, _pins: unpacked.pins })
+        Ok(Found { names, paths: lowers.paths, upper: false, belief: None, subject, _pins: lowers.pins })
     }
 
     fn of_container(texts: &Texts, store: &Store, container: &Container) -> Result<Found, Failure> {

@@ -46,6 +46,15 @@ impl Lowers {
         Ok(ReadLower::Archive { path, archive: Box::new(archive), name: None })
     }
 
+    /// Returns the directories of those that are trees in the store.
+    pub fn tree_dirs(&self) -> Vec<&Path> {
+        self.paths
+            .iter()
+            .filter(|path| !self.blobs.contains_key(*path))
+            .filter_map(|tree| tree.parent())
+            .collect()
+    }
+
     /// Opens the topmost, if it is a directory.
     ///
     /// # Errors
@@ -65,6 +74,18 @@ impl Lowers {
 pub fn image_layers(store: &Store, image: &Image) -> Result<Lowers> {
     let layers = store.layers(image)?;
     Ok(Lowers { paths: layers.paths, pins: layers.pins, ..Lowers::default() })
+}
+
+/// Returns the layers of an image as they lie in the store, for who only reads them: nothing is unpacked for that. Where one isn't
+/// unpacked it is the blobs of all of them, topmost first.
+///
+/// # Errors
+/// When a layer or a blob is missing or can't be read.
+pub fn image_as_it_lies(store: &Store, image: &Image) -> Result<Lowers> {
+    match store.are_all_unpacked(image) {
+        true => image_layers(store, image),
+        false => image_blobs(store, image),
+    }
 }
 
 /// Returns the layers of an image as they came, whether they are unpacked or not.

@@ -94,13 +94,12 @@ impl Store {
         Ok(steps)
     }
 
-    /// Returns an image as `docker image inspect` shows it.
+    /// Returns an image as `docker image inspect` shows it, with `layers` as what `unionmount --lower` takes, and beside Docker's words
+    /// what of it is unpacked.
     ///
     /// # Errors
-    /// When a layer is missing or damaged.
-    pub fn inspect_image(&self, image: &Image) -> Result<Value> {
-        // First: it unpacks what isn't, and sizes are known then.
-        let layers = self.layers(image)?;
+    /// When a layer's record is damaged.
+    pub fn inspect_image(&self, image: &Image, layers: &[std::path::PathBuf]) -> Result<Value> {
         let document = &image.document;
         let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default();
         let comment =
@@ -127,8 +126,9 @@ impl Store {
             "Architecture": text("architecture"),
             "Os": text("os"),
             "Size": self.image_size(image)?,
-            "GraphDriver": graph_driver(&layers.paths, None),
+            "GraphDriver": graph_driver(layers, None),
             "RootFS": { "Type": "layers", "Layers": image.diff_ids },
+            "Unpacked": self.told_as_unpacked(image),
             "Metadata": { "LastTagTime": Value::Null },
         });
         for (key, from) in [("Variant", "variant"), ("OsVersion", "os.version")] {

@@ -102,9 +102,10 @@ impl Lab {
         serde_json::from_str::<Value>(&ended.out).unwrap()[0].take()
     }
 
-    /// The layers of an image, topmost first, as `inspect` tells where they are.
+    /// The trees of an image's layers, topmost first, as `inspect` tells where they are.
     #[track_caller]
     pub fn layers(&self, image: &str) -> Vec<PathBuf> {
+        self.um(&["unpack", image]).ok();
         let data = self.inspect(image)["GraphDriver"]["Data"].take();
         let lower = data["LowerDir"].as_str().unwrap_or_default().split(':').filter(|part| !part.is_empty());
         data["UpperDir"].as_str().into_iter().chain(lower).map(PathBuf::from).collect()

@@ -58,6 +58,52 @@ fn an_image_that_is_not_unpacked_mounts_to_the_same_tree() {
 }
 
 #[test]
+fn who_only_looks_at_an_image_unpacks_nothing_and_sees_the_same() {
+    support::needs_root!();
+    // Each directory is named, so that there is nothing to put together when they are unpacked.
+    let image = || {
+        let base = Tar::new().dir("etc/").file("etc/motd", "welcome").dir("srv/").file("srv/app", "v1");
+        let patch =
+            Tar::new().dir("etc/").file("etc/.wh.motd", "").dir("srv/").file("srv/app", "v2").dir("new/");
+        Image::new("app:1", vec![base.bytes(), patch.bytes()])
+    };
+    for image in [image(), image().compressed(gzip, "+gzip")] {
+        let lab = Lab::new();
+        let other = Image::new("other:1", vec![Tar::new().file("etc/motd", "welcome").bytes()]);
+        lab.write("a.tar", &image.oci().archive());
+        lab.write("b.tar", &other.oci().archive());
+        for archive in ["a.tar", "b.tar"] {
+            lab.um(&["load", "--no-unpack", archive]).ok();
+        }
+        let looks = [
+            "$UM layers app:1",
+            "$UM layers --json app:1 | sed 's/\"path\":\"[^\"]*\",//g'",
+            "$UM explain app:1 /srv/app /new /etc",
+            "$UM image diff other:1 app:1",
+            "$UM image diff --stat other:1 app:1",
+            "rm -f got; $UM cp app:1:/srv/app got; cat got",
+            "$UM cp app:1:/ - | tar -tvf - | LC_ALL=C sort",
+        ];
+        let looked = looks.map(|look| lab.out(look));
+        assert!(looked[0].contains("step 1") && looked[5] == "v2", "{looked:?}");
+        let inspected = lab.inspect("app:1");
+        assert_eq!((unpacked(&lab), inspected["Unpacked"].as_str()), (0, Some("no")));
+        // What inspect tells of is a lower as any other.
+        let data = &inspected["GraphDriver"]["Data"];
+        let lower = format!("{}:{}", data["UpperDir"].as_str().unwrap(), data["LowerDir"].as_str().unwrap());
+        let told = lab.um(&["explain", "--lower", &lower, "--json", "srv/app"]).ok().out;
+        assert_eq!(unpacked(&lab), 0);
+        assert!(told.contains("srv/app"), "{told}");
+        lab.um(&["unpack", "app:1"]).ok();
+        lab.um(&["unpack", "other:1"]).ok();
+        assert_eq!(lab.inspect("app:1")["Unpacked"], "yes");
+        for (look, before) in looks.iter().zip(&looked) {
+            assert_eq!(&lab.out(look), before, "{look}");
+        }
+    }
+}
+
+#[test]
 fn trees_are_taken_away_and_come_again() {
     let lab = Lab::new();
     lab.write("a.tar", &image().oci().archive());

@@ -227,7 +227,7 @@ fn verify_finds_what_is_broken_and_repair_makes_room_for_it() {
     // A layer's directory that somebody emptied is made again when it is needed.
     let dir = tree.parent().unwrap();
     lab.out(&format!("rm -r {0}/*; mkdir {0}/diff", dir.display()));
-    let ended = lab.um(&["inspect", "app:1"]);
+    let ended = lab.um(&["unpack", "app:1"]);
     assert!(ended.code == Some(0) && ended.err.contains("is set aside as"), "{ended:?}");
     assert_eq!(lab.layers("app:1")[0], tree);
     assert_eq!(fs::read(tree.join("srv/app")).unwrap(), b"v2");

@@ -9,7 +9,7 @@ use super::scope::Scope;
 use crate::container::called::{Called, called};
 use crate::container::detached::Written;
 use crate::container::error::{ContainerError, Result};
-use crate::container::lowers::image_layers;
+use crate::container::lowers::image_as_it_lies;
 use crate::container::record::Container;
 use crate::container::{detached, mounting, namespace as of_users};
 use crate::control::mounts;
@@ -79,8 +79,8 @@ impl Root {
             Named::Mount(point) => Ok(of(open_dir(point)?, None, None)),
             Named::Image(image) => {
                 of_users::enter()?;
-                let layers = image_layers(store()?, image)?;
-                let hold: Vec<&Path> = layers.paths.iter().filter_map(|tree| tree.parent()).collect();
+                let layers = image_as_it_lies(store()?, image)?;
+                let hold = layers.tree_dirs();
                 let fd = detached::open(&layers.paths, None, &image.id.short(), &hold)?;
                 let why = format!(
                     "{shown} is an image, which never changes; make a container of it, copy into that, and commit it"

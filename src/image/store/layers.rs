@@ -146,8 +146,21 @@ impl Store {
     /// # Errors
     /// When a blob is missing.
     pub fn packed_layers(&self, image: &Image) -> Result<Option<Vec<(PathBuf, Digest)>>> {
-        let is_unpacked = self.unpacked_layers(image).len() == image.diff_ids.len();
-        Ok(if is_unpacked { None } else { Some(self.blobs_of_layers(image)?) })
+        Ok(if self.are_all_unpacked(image) { None } else { Some(self.blobs_of_layers(image)?) })
+    }
+
+    /// Tells whether all layers of an image are unpacked.
+    pub fn are_all_unpacked(&self, image: &Image) -> bool {
+        self.unpacked_layers(image).len() == image.diff_ids.len()
+    }
+
+    /// Returns how many of an image's layers are unpacked, in words: `yes`, `no`, or `2 of 5`.
+    pub fn told_as_unpacked(&self, image: &Image) -> String {
+        match (self.unpacked_layers(image).len(), image.diff_ids.len()) {
+            (some, all) if some == all => "yes".to_owned(),
+            (0, _) => "no".to_owned(),
+            (some, all) => format!("{some} of {all}"),
+        }
     }
 
     /// Returns the diff ids of an image's layers that are unpacked, the lowest first.
