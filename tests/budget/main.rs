@@ -20,7 +20,6 @@ mod threads;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use rustix::process::{Pid, Signal, kill_process};
@@ -73,7 +72,7 @@ impl Counted {
         let before = reports().matches("requests: ").count();
         kill_process(Pid::from_raw(self.mount.daemon() as i32).unwrap(), Signal::USR1).unwrap();
         let told = || reports().ends_with('\n') && reports().matches("requests: ").count() > before;
-        assert!(support::wait_until(Duration::from_secs(20), told), "the daemon reports nothing");
+        assert!(support::wait_until(support::PATIENCE, told), "the daemon reports nothing");
         reports().rsplit_once("requests: ").unwrap().1.to_owned()
     }
 

@@ -1,7 +1,6 @@
 //! What the daemon keeps in memory.
 
 use std::fs;
-use std::time::Duration;
 
 use super::KERNEL_CACHES;
 use support::{Mount, Program, Stack, wait_until};
@@ -49,7 +48,7 @@ fn a_known_file_takes_few_bytes_and_a_forgotten_one_none() {
     }
     drop(nobody_counts);
     let left = || own(&mount).saturating_sub(before) < (known - before) / 3;
-    assert!(wait_until(Duration::from_secs(30), left), "{} of {} bytes are left", own(&mount), known);
+    assert!(wait_until(support::PATIENCE, left), "{} of {} bytes are left", own(&mount), known);
     mount.unmount();
 }
 
@@ -64,7 +63,7 @@ fn what_was_needed_to_start_goes() {
     let mount = stack.mount();
     let at_start = of_status(&mount, "RssFile:");
     let less = || of_status(&mount, "RssFile:") < at_start - at_start / 4;
-    assert!(wait_until(Duration::from_secs(10), less), "{at_start} bytes of the program stay in memory");
+    assert!(wait_until(support::PATIENCE, less), "{at_start} bytes of the program stay in memory");
     assert!(mount.join("file").exists());
     mount.unmount();
 }

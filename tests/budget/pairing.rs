@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Barrier;
-use std::time::Duration;
 
 use crate::Counted;
 use crate::needs_counters;
@@ -51,7 +50,7 @@ fn a_program_that_asks_alone_is_served_by_the_affine_worker() {
         look_for(counted.mount.path(), &format!("missing-{batch}"), 1000);
         counted.paired() > 500
     };
-    assert!(wait_until(Duration::from_secs(180), paired), "never a pair");
+    assert!(wait_until(support::PATIENCE, paired), "never a pair");
     assert!(idle_threads(counted.mount.daemon()) <= 1);
 }
 

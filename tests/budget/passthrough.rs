@@ -24,7 +24,7 @@ pub fn assert_all_released(counted: &Counted) {
         let text = fs::read_to_string(&counted.log).unwrap();
         !text.rsplit_once("requests: ").unwrap().1.contains("open files")
     };
-    assert!(support::wait_until(std::time::Duration::from_secs(20), none_open), "real files are kept");
+    assert!(support::wait_until(support::PATIENCE, none_open), "real files are kept");
 }
 
 /// What `work` makes the kernel ask. It tells of a file that was closed when it likes: what was closed before is waited for.

@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -27,7 +26,7 @@ fn syscalls(counted: &Counted, scratch: &Path, work: impl FnOnce()) -> Vec<Strin
             !status.contains("TracerPid:\t0\n")
         })
     };
-    assert!(wait_until(Duration::from_secs(20), traced), "strace doesn't attach");
+    assert!(wait_until(support::PATIENCE, traced), "strace doesn't attach");
     work();
     kill_process(Pid::from_child(&strace), Signal::INT).unwrap();
     strace.wait().unwrap();

@@ -10,7 +10,6 @@ use support::{LoopFilesystem, Mount, Scratch, Stack, read_xattrs, wait_until};
 use super::{content, for_writing};
 
 const SIZE: usize = 20 << 20;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An ext4 with a journal, and a stack with its upper there.
 struct Place {
@@ -55,7 +54,8 @@ fn a_large_file_becomes_whole_while_it_is_used() {
     let times = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
     let written = times(&here.join("d/large"));
     let upper = stack.upper().root();
-    assert!(wait_until(PATIENCE, || is_sealed(&upper.join("d/large")) && is_sealed(&upper.join("small"))));
+    assert!(wait_until(support::PATIENCE, || is_sealed(&upper.join("d/large"))
+        && is_sealed(&upper.join("small"))));
     assert_eq!(times(&here.join("d/large")), written, "nobody wrote since");
     file.write_all_at(b"after", 9_000_000).unwrap();
     expected[9_000_000..9_000_005].copy_from_slice(b"after");
@@ -187,8 +187,8 @@ fn what_goes_on_sealing_can_be_asked() {
             seen = status().filter(|mount| mount["unmounted"] == true).or(seen.take());
             seen.is_some()
         };
-        wait_until(PATIENCE, unmounted);
-        wait_until(PATIENCE, || status().is_none());
+        wait_until(support::PATIENCE, unmounted);
+        wait_until(support::PATIENCE, || status().is_none());
         (seen, status())
     });
     here.unmount();

@@ -124,7 +124,7 @@ fn nonsense_is_answered_and_harms_nobody() {
     fs::write(mount.join("alive"), "").unwrap();
     drop(silent);
     let asked = || run(&["status".as_ref(), mount.path().as_os_str(), "--count=0".as_ref()]).status.success();
-    assert!(wait_until(Duration::from_secs(20), asked), "the daemon answers again");
+    assert!(wait_until(support::PATIENCE, asked), "the daemon answers again");
     mount.unmount();
 }
 
@@ -269,7 +269,7 @@ fn false_daemons_hold_nobody_up_and_are_listed() {
     assert!(row(honest.path()).contains("1 + upper"), "{text}");
     honest.unmount();
     // A socket goes when its listener has seen the end; the directory then.
-    assert!(wait_until(Duration::from_secs(5), || fs::remove_dir(&dir).is_ok()));
+    assert!(wait_until(support::PATIENCE, || fs::remove_dir(&dir).is_ok()));
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Child, ChildStdout, Stdio};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use unionmount::control::protocol::Told;
@@ -25,7 +24,7 @@ impl Trace {
         command.args(filter).arg(mount.path()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
-        assert!(wait_until(Duration::from_secs(20), || status(mount).listeners == 1), "the trace listens");
+        assert!(wait_until(support::PATIENCE, || status(mount).listeners == 1), "the trace listens");
         Trace { child, lines }
     }
 
@@ -330,6 +329,6 @@ fn a_slow_listener_loses_events_with_a_count() {
     assert_eq!(heard + lost, EVENTS, "each event is either told or counted");
     assert!(lost > 0, "all {EVENTS} fitted; the test is too small");
     drop(trace);
-    assert!(wait_until(Duration::from_secs(20), || status(&mount).listeners == 0), "the daemon notices");
+    assert!(wait_until(support::PATIENCE, || status(&mount).listeners == 0), "the daemon notices");
     mount.unmount();
 }

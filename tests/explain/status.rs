@@ -106,7 +106,7 @@ a whiteout in layer 1 (lower0) hides it
 fn a_mount_is_watched_live() {
     use std::io::{Read, Write};
     use std::process::{Command, Stdio};
-    use std::time::Duration;
+
     let stack = Stack::new(1);
     stack.lower(0).file("hot", "x");
     let mount = stack.mount();
@@ -123,7 +123,7 @@ fn a_mount_is_watched_live() {
         .spawn();
     let Ok(mut child) = spawned else { support::skip!("script(1) is missing") };
     let listens = || status(&mount).listeners == 1;
-    assert!(support::wait_until(Duration::from_secs(20), listens), "it listens");
+    assert!(support::wait_until(support::PATIENCE, listens), "it listens");
     fs::write(mount.join("hot"), "xx").unwrap();
     fs::remove_file(mount.join("hot")).unwrap();
 
@@ -141,7 +141,7 @@ fn a_mount_is_watched_live() {
     let mut text = String::new();
     let all = ["hottest paths", "since the mount", "lower0", "copy-up", "/hot"];
     while !all.iter().all(|part| text.contains(part)) {
-        let part = screen.recv_timeout(Duration::from_secs(20));
+        let part = screen.recv_timeout(support::PATIENCE);
         text.push_str(&part.unwrap_or_else(|e| panic!("{e}, with {text:?}")));
     }
     child.stdin.take().unwrap().write_all(b"q").unwrap();

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,7 +31,6 @@ const KINDS: [&str; 18] = [
     "unlinkat",
     "utimensat",
 ];
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An ext4 filesystem, and what watches a daemon.
 pub struct Calls {
@@ -70,7 +68,7 @@ impl Calls {
             }
         };
         self.tracer = Some(command.stdin(Stdio::null()).spawn().unwrap());
-        assert!(wait_until(PATIENCE, || all_traced(daemon)), "strace doesn't attach");
+        assert!(wait_until(support::PATIENCE, || all_traced(daemon)), "strace doesn't attach");
     }
 
     /// Nothing fails any more. Returns how many calls there were of each kind, and how many failed: each thread has its number N.

@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 use support::{Fields, Mount, Snapshot, Stack, diff, wait_until};
 
 /// The system calls by which an upper is changed.
@@ -39,7 +38,7 @@ impl Injection {
                 !status.contains("TracerPid:\t0\n")
             })
         };
-        assert!(wait_until(Duration::from_secs(30), traced), "strace doesn't trace the daemon");
+        assert!(wait_until(support::PATIENCE, traced), "strace doesn't trace the daemon");
         Injection(child)
     }
 

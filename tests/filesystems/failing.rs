@@ -33,7 +33,6 @@ use unionmount::sys::object::SetTime;
 const PLAN: &str = "user.failing";
 /// Where the process below finds its directory and its mount point.
 const PLACE: &str = "UNIONMOUNT_TEST_FAILING";
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A mounted one.
 pub struct Failing {
@@ -55,7 +54,7 @@ impl Failing {
         let failing = Failing { point, process };
         let device = |path: &Path| std::fs::metadata(path).map(|stat| stat.dev()).unwrap_or_default();
         let ready = || device(failing.path()) != device(scratch.path());
-        assert!(wait_until(PATIENCE, ready), "the failing filesystem doesn't serve");
+        assert!(wait_until(support::PATIENCE, ready), "the failing filesystem doesn't serve");
         failing
     }
 

@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::below::{Below, Kind};
 use crate::needs;
@@ -67,7 +66,7 @@ fn a_lower_that_goes_takes_nothing_else_along() {
     let large = mount.join("large");
     let copying = std::thread::spawn(move || fs::set_permissions(large, PermissionsExt::from_mode(0o600)));
     let staged = || fs::read_dir(stack.work().join("work")).is_ok_and(|mut all| all.next().is_some());
-    assert!(wait_until(Duration::from_secs(30), || staged() || copying.is_finished()), "no copy-up begins");
+    assert!(wait_until(support::PATIENCE, || staged() || copying.is_finished()), "no copy-up begins");
     fs::write(&abort, "1").unwrap();
     let copied = copying.join().unwrap();
     let copy = fs::metadata(stack.upper().root().join("large"));

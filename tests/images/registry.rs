@@ -6,7 +6,6 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -44,7 +43,7 @@ impl Registry {
                 .stderr(log);
             let mut child = command.spawn().unwrap();
             let mut ended = false;
-            let up = wait_until(Duration::from_secs(30), || {
+            let up = wait_until(support::PATIENCE, || {
                 ended = child.try_wait().unwrap().is_some();
                 ended || TcpStream::connect(("127.0.0.1", port)).is_ok()
             });
@@ -153,7 +152,7 @@ impl Lab {
 
 /// Waits until a file has its size.
 pub fn comes_to(file: &Path, size: u64) -> bool {
-    wait_until(Duration::from_secs(20), || fs::metadata(file).is_ok_and(|found| found.len() == size))
+    wait_until(support::PATIENCE, || fs::metadata(file).is_ok_and(|found| found.len() == size))
 }
 
 #[test]
@@ -254,8 +253,7 @@ fn a_killed_pull_goes_on_where_it_was() {
     // The config comes whole at the first try, for it is shorter; the second layer doesn't.
     let mut pull = lab.command(&["pull", &name]);
     let mut pull = pull.env("HOME", lab.path()).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-    let broke =
-        wait_until(Duration::from_secs(60), || proxy.seen().iter().any(|one| one.contains(" range ")));
+    let broke = wait_until(support::PATIENCE, || proxy.seen().iter().any(|one| one.contains(" range ")));
     assert!(broke, "{:?}", proxy.seen());
     let [_, small] = lab.layers_made();
     lab.comes_whole(&small);

@@ -8,7 +8,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -201,7 +200,7 @@ fn read_until(child: &mut Child, part: &str) {
 fn end(mut child: Child) -> (Option<i32>, String) {
     let mut error = String::new();
     child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
-    assert!(support::wait_until(Duration::from_secs(30), || child.try_wait().unwrap().is_some()));
+    assert!(support::wait_until(support::PATIENCE, || child.try_wait().unwrap().is_some()));
     (child.wait().unwrap().code(), error)
 }
 

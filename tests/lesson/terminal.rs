@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use support::Scratch;
 use unicode_width::UnicodeWidthStr;
@@ -15,8 +14,6 @@ struct Screen {
     child: Child,
     out: Receiver<String>,
 }
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Screen {
     fn start(scratch: &Scratch, rows: usize, columns: usize, arguments: &str) -> Screen {
@@ -56,7 +53,7 @@ impl Screen {
     fn until_it_waits(&mut self) -> Option<String> {
         let mut shown = String::new();
         loop {
-            match self.out.recv_timeout(PATIENCE) {
+            match self.out.recv_timeout(support::PATIENCE) {
                 Ok(more) => shown += &more.replace('\r', ""),
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return None,
                 Err(error) => panic!("{error}: it doesn't wait, but shows {shown:?}"),
@@ -76,7 +73,7 @@ impl Screen {
     }
 
     fn end(mut self) -> Option<i32> {
-        let ended = support::wait_until(PATIENCE, || self.child.try_wait().unwrap().is_some());
+        let ended = support::wait_until(support::PATIENCE, || self.child.try_wait().unwrap().is_some());
         assert!(ended, "it doesn't end");
         self.child.wait().unwrap().code()
     }

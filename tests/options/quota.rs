@@ -11,7 +11,6 @@ use rustix::fs::{FallocateFlags, XattrFlags, fallocate, removexattr, setxattr, s
 use support::cli::Place;
 use support::{LoopFilesystem, Mount, Scratch, Stack, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 
 /// What statfs tells: bytes in all and free, objects in all and free.
@@ -99,7 +98,7 @@ fn an_upper_takes_so_much_and_what_goes_makes_room() {
     let (bytes, _) = taken(here.path());
     assert!(bytes > 7 * MIB, "{bytes}");
     drop(full);
-    assert!(wait_until(PATIENCE, || taken(here.path()).0 < 5 * MIB), "{:?}", taken(here.path()));
+    assert!(wait_until(support::PATIENCE, || taken(here.path()).0 < 5 * MIB), "{:?}", taken(here.path()));
     assert!(fill(&here.join("again")) > 3 * MIB);
     here.unmount();
     assert!(on_disk(stack.upper().root()).0 <= 8 * MIB);
@@ -233,13 +232,13 @@ fn what_is_counted_is_what_is_there_and_stays_so() {
         let upper = stack.upper().root();
         // What was deleted is let go soon.
         let same = || taken(here.path()) == on_disk(upper);
-        assert!(wait_until(PATIENCE, same), "{:?} {:?}", taken(here.path()), on_disk(upper));
+        assert!(wait_until(support::PATIENCE, same), "{:?} {:?}", taken(here.path()), on_disk(upper));
         here.unmount();
         let here = stack.mount_with(&[options]);
         assert_eq!(taken(here.path()), on_disk(upper), "{options}");
         fs::remove_dir_all(here.join("d")).unwrap();
         let same = || taken(here.path()) == on_disk(upper);
-        assert!(wait_until(PATIENCE, same), "{:?} {:?}", taken(here.path()), on_disk(upper));
+        assert!(wait_until(support::PATIENCE, same), "{:?} {:?}", taken(here.path()), on_disk(upper));
         here.unmount();
         assert_eq!(support::read_xattrs(upper).unwrap().len(), 2, "the count and the mark of origins");
         // Who mounts without a limit counts nothing, and so nothing is trusted after.
@@ -247,7 +246,7 @@ fn what_is_counted_is_what_is_there_and_stays_so() {
         fs::write(here.join("meanwhile"), vec![1; 300_000]).unwrap();
         here.unmount();
         let here = stack.mount_with(&[options]);
-        assert!(wait_until(PATIENCE, || taken(here.path()) == on_disk(upper)));
+        assert!(wait_until(support::PATIENCE, || taken(here.path()) == on_disk(upper)));
         here.unmount();
     }
 }
@@ -265,7 +264,7 @@ fn after_a_kill_the_upper_is_counted_anew() {
     let here = stack.mount_with(&["size=1G,inodes=9999"]);
     fs::write(here.join("after"), vec![1; 300_000]).unwrap();
     let same = || taken(here.path()) == on_disk(upper);
-    assert!(wait_until(PATIENCE, same), "{:?} {:?}", taken(here.path()), on_disk(upper));
+    assert!(wait_until(support::PATIENCE, same), "{:?} {:?}", taken(here.path()), on_disk(upper));
     here.unmount();
     stack.assert_workdir_clean();
 }
@@ -296,7 +295,7 @@ fn half_copied_files_take_the_blocks_that_they_have() {
     let before = taken(here.path());
     fs::write(here.join("small"), "x").unwrap();
     fs::remove_file(here.join("small")).unwrap();
-    assert!(wait_until(PATIENCE, || taken(here.path()) == before));
+    assert!(wait_until(support::PATIENCE, || taken(here.path()) == before));
     here.unmount();
 }
 
@@ -496,7 +495,7 @@ fn a_count_is_not_trusted_after_a_mount_that_was_abandoned() {
     let marks = support::read_xattrs(&place.at("up")).unwrap();
     assert!(marks.keys().all(|name| !name.ends_with(b".quota")), "{marks:?}");
     place.unionmount(&["--lower", "a", "--upper", "up", "-o", "size=8M,inodes=200", "mnt"]).ok();
-    assert!(wait_until(PATIENCE, || taken(&place.at("mnt")) == on_disk(&place.at("up"))));
+    assert!(wait_until(support::PATIENCE, || taken(&place.at("mnt")) == on_disk(&place.at("up"))));
     place.unionmount(&["umount", "mnt"]).ok();
     let marks = support::read_xattrs(&place.at("up")).unwrap();
     assert!(marks.keys().any(|name| name.ends_with(b".quota")), "{marks:?}");

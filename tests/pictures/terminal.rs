@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use crate::agreement::unionmount;
 use support::{self, Scratch, Stack, WhiteoutForm};
@@ -74,7 +73,7 @@ impl Terminal {
     #[track_caller]
     pub fn shows(&self, parts: &[&str]) -> String {
         let mut screen = String::new();
-        let all = support::wait_until(Duration::from_secs(20), || {
+        let all = support::wait_until(support::PATIENCE, || {
             screen = self.tmux(&["capture-pane", "-p"]);
             parts.iter().all(|part| screen.contains(part))
         });

@@ -160,7 +160,7 @@ impl Browser {
     /// Waits until an expression holds.
     #[track_caller]
     pub fn wait(&self, expression: &str) {
-        let held = support::wait_until(std::time::Duration::from_secs(20), || {
+        let held = support::wait_until(support::PATIENCE, || {
             self.run(&format!("return Boolean({expression});")) == true
         });
         assert!(held, "never: {expression}");

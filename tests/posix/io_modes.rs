@@ -8,7 +8,6 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -210,7 +209,7 @@ impl<'a> Scene<'a> {
                     child = run(&self.path).inspect_err(|e| assert!(busy(e), "{e}")).ok();
                     child.is_some()
                 };
-                assert!(wait_until(Duration::from_secs(20), runs), "cannot run it: ETXTBSY");
+                assert!(wait_until(support::PATIENCE, runs), "cannot run it: ETXTBSY");
                 self.hold(By::Running(child.unwrap()));
             }
             CopyUp => {
@@ -486,7 +485,7 @@ fn the_time_of_a_change_by_a_mapping_is_seen() {
                 mapping.sync().unwrap();
                 modified() > before
             };
-            assert!(wait_until(Duration::from_secs(20), changed), "{option}: the old time is kept");
+            assert!(wait_until(support::PATIENCE, changed), "{option}: the old time is kept");
         }
         drop(mapping);
         mount.unmount();

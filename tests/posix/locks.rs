@@ -136,7 +136,7 @@ fn a_waiter_gets_the_lock() {
             "the lock was not exclusive"
         );
         flock(&holder, FlockOperation::Unlock).unwrap();
-        assert_eq!(receiver.recv_timeout(std::time::Duration::from_secs(10)), Ok("locked"));
+        assert_eq!(receiver.recv_timeout(support::PATIENCE), Ok("locked"));
     });
     drop(holder);
     mount.unmount();

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -261,11 +260,11 @@ fn a_copy_up_ends_with_the_program_that_waits_for_it() {
     let write = ["conv=notrunc", "if=/dev/zero", "count=1", "status=none"];
     let target = format!("of={}", mount.join("large").display());
     let mut program = Command::new("dd").args(write).arg(target).spawn().unwrap();
-    assert!(wait_until(Duration::from_secs(60), || used() > 32 << 20), "the copy begins");
+    assert!(wait_until(support::PATIENCE, || used() > 32 << 20), "the copy begins");
     program.kill().unwrap();
     assert!(!program.wait().unwrap().success(), "it was killed before it ended");
     assert!(used() < SIZE, "it didn't wait for all of it");
-    assert!(wait_until(Duration::from_secs(60), || used() < 1 << 20), "nothing is left of the copy");
+    assert!(wait_until(support::PATIENCE, || used() < 1 << 20), "nothing is left of the copy");
     assert!(!copied_up(&stack, "large"));
     // Whoever comes next gets it.
     File::options().write(true).open(mount.join("large")).unwrap().write_all_at(b"x", 0).unwrap();

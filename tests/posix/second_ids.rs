@@ -288,7 +288,7 @@ fn a_file_that_is_opened_again_without_its_name_shows_the_copy() {
         file = writing().ok();
         file.is_some()
     };
-    assert!(support::wait_until(std::time::Duration::from_secs(20), opens), "the old open is gone");
+    assert!(support::wait_until(support::PATIENCE, opens), "the old open is gone");
     let file = file.unwrap();
     file.write_all_at(b"IS", 0).unwrap();
     let mut mapping = Mapping::shared(&file, PAGE, true).unwrap();
@@ -425,7 +425,7 @@ fn a_mount_of_the_file_elsewhere_shows_the_copy() {
     drop(old);
     let writes =
         || OpenOptions::new().write(true).open(&place).and_then(|f| f.write_all_at(b"TO", 0)).is_ok();
-    assert!(support::wait_until(std::time::Duration::from_secs(20), writes));
+    assert!(support::wait_until(support::PATIENCE, writes));
     assert_eq!(read(mount.join("f")), b"TO it was");
     drop(bound);
     mount.unmount();

@@ -51,7 +51,6 @@ const ROOT: u64 = 1;
 const FILE: u64 = 2;
 /// How long the kernel may keep what it knows of the disk: nobody else changes it.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where the process below finds the image, the record and the mount point.
 const PLACE: &str = "UNIONMOUNT_TEST_RECORDER";
@@ -80,7 +79,7 @@ impl Recorder {
             .unwrap();
         let recorder = Recorder { place, process };
         let ready = || recorder.disk().exists();
-        assert!(wait_until(PATIENCE, ready), "the recorder doesn't serve");
+        assert!(wait_until(support::PATIENCE, ready), "the recorder doesn't serve");
         recorder
     }
 

@@ -8,7 +8,6 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -188,7 +187,7 @@ impl Vfs {
         self.union.forget(u64::MAX, 0);
         assert_eq!(self.union.known_nodes(), 1, "nodes that nobody knows any more");
         let exact = || self.union.quota().is_none_or(|quota| quota.is_exact());
-        assert!(wait_until(Duration::from_secs(60), exact), "it was counted anew meanwhile");
+        assert!(wait_until(support::PATIENCE, exact), "it was counted anew meanwhile");
         self.union.shut_down();
         let counted = self.union.quota().map(|quota| quota.taken());
         assert_eq!(counted, self.union.measured_upper().unwrap(), "the quota counts what is there");

@@ -106,7 +106,7 @@ fn thousands_of_connections_hold_neither_the_mount_nor_others_up() {
         let mut said = [0; 16];
         stream.write_all(b"{\"ask\":\"status\"}\n").is_ok() && stream.read(&mut said).is_ok_and(|n| n > 0)
     };
-    assert!(wait_until(Duration::from_secs(20), answers), "the daemon answers again");
+    assert!(wait_until(support::PATIENCE, answers), "the daemon answers again");
     mount.unmount();
 }
 

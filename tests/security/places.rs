@@ -77,7 +77,7 @@ fn a_lease_holds_nobody_up() {
     let taken = home.join("taken");
     let _lease =
         Program::start(&[PYTHON, "-c", LEASE, home.join("f").to_str().unwrap(), taken.to_str().unwrap()]);
-    assert!(wait_until(Duration::from_secs(10), || taken.exists()), "no lease was taken");
+    assert!(wait_until(support::PATIENCE, || taken.exists()), "no lease was taken");
     let _readers: Vec<_> =
         (0..4).map(|_| Program::start(&["cat", mount.join("home/f").to_str().unwrap()])).collect();
     let begun = Instant::now();
@@ -91,7 +91,7 @@ fn lock(dirs: &[&std::path::Path]) -> Vec<Program> {
         dirs.iter().map(|dir| Program::start(&["flock", dir.to_str().unwrap(), "sleep", "120"])).collect();
     for dir in dirs {
         let is_locked = || !output("flock", &["-n", dir.to_str().unwrap(), "true"]).status.success();
-        assert!(wait_until(Duration::from_secs(10), is_locked), "{} isn't locked", dir.display());
+        assert!(wait_until(support::PATIENCE, is_locked), "{} isn't locked", dir.display());
     }
     locked
 }
@@ -138,7 +138,7 @@ fn a_log_file_is_no_link_and_no_fifo_of_somebody_elses() {
         let mut command = options.command(&program, stack.mountpoint());
         command.arg("-v"); // something is logged
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let ended = support::wait_for_exit(child.id(), Duration::from_secs(10));
+        let ended = support::wait_for_exit(child.id(), support::PATIENCE);
         if !ended {
             child.kill().unwrap();
         }

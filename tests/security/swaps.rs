@@ -182,7 +182,7 @@ fn what_was_exchanged_is_found_again() {
         write_own(&home.join("other"), "newer");
         swap(&home, "other", "mine");
         // The first may be told ESTALE, but the kernel forgets the name by that.
-        let found = support::wait_until(std::time::Duration::from_secs(10), || {
+        let found = support::wait_until(support::PATIENCE, || {
             fs::read_to_string(mount.join("home/mine")).is_ok_and(|text| text == "newer")
         });
         assert!(found, "{mode:?}: {:?}", fs::read_to_string(mount.join("home/mine")));

@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use containerd_snapshots::tonic::Code;
 
@@ -230,5 +229,5 @@ fn connections_in_thousands_hold_no_call_up() {
     // Somebody new is heard beside the connections that are left.
     server.client().prepare("c", "").unwrap();
     drop(open);
-    assert!(wait_until(Duration::from_secs(20), || memory().saturating_sub(before) < 32 << 10));
+    assert!(wait_until(support::PATIENCE, || memory().saturating_sub(before) < 32 << 10));
 }

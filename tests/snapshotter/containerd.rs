@@ -4,7 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -12,7 +11,6 @@ use crate::client::Mounted;
 use crate::server::{self, Server};
 use support::{self, Scratch};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 pub const OURS: &str = "unionmount";
 pub const ORACLE: &str = "overlayfs";
 
@@ -97,7 +95,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
         }
         let daemon = Daemon { child: command.spawn().unwrap(), socket: scratch.path().join("c.sock") };
         let containerd = Containerd { daemon, server: Some(server), scratch };
-        let answers = support::wait_until(PATIENCE, || containerd.try_ctr(&["version"]).status.success());
+        let answers =
+            support::wait_until(support::PATIENCE, || containerd.try_ctr(&["version"]).status.success());
         assert!(answers, "containerd: {}", containerd.log());
         containerd
     }
@@ -115,7 +114,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
     /// Starts the snapshotter again, and waits until containerd has found it, which it tries when it likes to.
     pub fn start_server(&mut self) {
         self.server = Some(Server::start(self.scratch.path()));
-        let found = support::wait_until(PATIENCE, || {
+        let found = support::wait_until(support::PATIENCE, || {
             self.try_ctr(&["snapshots", "--snapshotter", OURS, "ls"]).status.success()
         });
         assert!(found, "{}", self.log());
@@ -181,12 +180,14 @@ impl Drop for Daemon {
         for task in String::from_utf8_lossy(&tasks.stdout).split_whitespace() {
             eprintln!("left behind by the test: task {task}");
             ctr(&self.socket, &["tasks", "kill", "-s", "KILL", task]);
-            support::wait_until(PATIENCE, || {
+            support::wait_until(support::PATIENCE, || {
                 ctr(&self.socket, &["tasks", "rm", "-f", task]).status.success()
             });
         }
         kill_process(Pid::from_child(&self.child), Signal::TERM).ok();
-        if !support::wait_until(PATIENCE, || self.child.try_wait().is_ok_and(|status| status.is_some())) {
+        if !support::wait_until(support::PATIENCE, || {
+            self.child.try_wait().is_ok_and(|status| status.is_some())
+        }) {
             self.child.kill().ok();
             self.child.wait().ok();
         }

@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -13,8 +12,6 @@ use crate::image::{self, Image, NAME};
 use crate::needs_containerd;
 use crate::server::PROGRAM;
 use support::{Fields, Snapshot, Time, diff, wait_until};
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn imported(containerd: &Containerd, snapshotters: &[&str]) -> Image {
     let archive = containerd.at("image.tar");
@@ -167,10 +164,10 @@ fn containers_run_and_leave_nothing() {
     assert_eq!(said, "mine1000\n");
     let left = containerd.snapshots(OURS, &["ls"]);
     assert!(!left.contains("Active"), "{left}");
-    assert!(wait_until(PATIENCE, || { mounts(containerd.scratch.path()) == mounts_before }));
+    assert!(wait_until(support::PATIENCE, || { mounts(containerd.scratch.path()) == mounts_before }));
     let place = containerd.server.as_ref().unwrap().root().join("snapshots");
     let only_the_image = || fs::read_dir(&place).unwrap().count() == 3;
-    assert!(wait_until(PATIENCE, only_the_image), "{}", containerd.log());
+    assert!(wait_until(support::PATIENCE, only_the_image), "{}", containerd.log());
 }
 
 #[test]
@@ -202,7 +199,7 @@ fn the_snapshotter_may_go_and_come_back_under_running_containers() {
     assert_eq!(containerd.server.take().unwrap().signal(Signal::TERM).code, Some(0));
     containerd.start_server();
     containerd.ctr(&["tasks", "kill", "-s", "KILL", "c"]);
-    assert!(wait_until(PATIENCE, || { containerd.try_ctr(&["tasks", "rm", "c"]).status.success() }));
+    assert!(wait_until(support::PATIENCE, || { containerd.try_ctr(&["tasks", "rm", "c"]).status.success() }));
     // Its changes are still there, for whoever commits them, until it is removed.
     containerd.snapshots(OURS, &["commit", "kept", "c"]);
     containerd.snapshots(OURS, &["prepare", "view", "kept"]);
@@ -247,7 +244,7 @@ fn removed_images_and_containers_are_collected() {
     containerd.ctr(&["containers", "rm", "one"]);
     containerd.ctr(&["images", "rm", "--sync", NAME]);
     let empty = || fs::read_dir(&place).unwrap().count() == 0;
-    assert!(wait_until(PATIENCE, empty), "{}", containerd.log());
+    assert!(wait_until(support::PATIENCE, empty), "{}", containerd.log());
     assert_eq!(containerd.server.as_ref().unwrap().client().list(&[]).unwrap().len(), 0);
 }
 

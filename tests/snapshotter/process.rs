@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -49,7 +48,7 @@ fn a_call_under_way_is_answered_before_the_end() {
     std::thread::scope(|scope| {
         let removed = scope.spawn(move || client.remove("a"));
         // Set aside, it is being removed.
-        assert!(wait_until(Duration::from_secs(30), || !place.exists()));
+        assert!(wait_until(support::PATIENCE, || !place.exists()));
         let ended = server.signal(Signal::TERM);
         removed.join().unwrap().unwrap();
         assert_eq!((ended.code, ended.said.as_str()), (Some(0), ""));

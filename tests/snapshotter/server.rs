@@ -5,14 +5,12 @@ use std::io::Read;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::Client;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_unionmount");
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How it ended: exit status, `None` for a signal, and what it said.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ impl Server {
         let told = dir.join("notify");
         std::fs::remove_file(&told).ok();
         let systemd = UnixDatagram::bind(&told).unwrap();
-        systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+        systemd.set_read_timeout(Some(support::PATIENCE)).unwrap();
         let child =
             command(dir).args(extra).env("NOTIFY_SOCKET", &told).stderr(Stdio::piped()).spawn().unwrap();
         let mut server = Server { dir: dir.to_owned(), child: Some(child), systemd };

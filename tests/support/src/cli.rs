@@ -8,13 +8,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
 
 use crate::{MountInfo, Scratch, built, mounted_at, mounts_below, wait_until};
 
 /// An account without privileges, made when it is missing.
 pub const USER: &str = "unionmount-test";
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Mounting in the tests needs root; an ordinary user is made by it.
 pub fn is_root() -> bool {
@@ -60,7 +58,7 @@ pub fn run(command: &mut Command) -> Ended {
     let out = read_to_end(child.stdout.take().expect("piped"));
     let err = read_to_end(child.stderr.take().expect("piped"));
     let status = wait(&mut child);
-    let text = |receiver: mpsc::Receiver<String>| receiver.recv_timeout(PATIENCE);
+    let text = |receiver: mpsc::Receiver<String>| receiver.recv_timeout(crate::PATIENCE);
     match (text(out), text(err)) {
         (Ok(out), Ok(err)) => Ended { code: status, out, err },
         _ => panic!("{command:?} has ended, but somebody keeps its stdout or stderr open"),
@@ -91,7 +89,7 @@ pub fn wait(child: &mut Child) -> Option<i32> {
 /// Waits until `condition` holds; fails the test when it does not come about.
 #[track_caller]
 pub fn until(what: &str, condition: impl FnMut() -> bool) {
-    assert!(wait_until(PATIENCE, condition), "in vain: {what}");
+    assert!(wait_until(crate::PATIENCE, condition), "in vain: {what}");
 }
 
 /// A scratch directory with lowers `a` and `b`, an upper `up` and a mount point `mnt`, of which any user may reach the

@@ -43,7 +43,7 @@ pub use layers::{Layer, OpaqueForm, WhiteoutForm, set_mtime};
 pub use loop_device::{LoopDevice, LoopFilesystem};
 pub use mount::{Mount, MountError, Options, Program, abort_of, built};
 pub use mountinfo::{MountInfo, mounted_at, mounts, mounts_below};
-pub use process::{Privilege, as_ids, output, run, run_with_input, wait_for_exit, wait_until};
+pub use process::{PATIENCE, Privilege, as_ids, output, run, run_with_input, wait_for_exit, wait_until};
 pub use scratch::Scratch;
 pub use skips::{SKIPS, is_installed, skipped};
 pub use snapshot::{Content, Entry, Fields, Kind, Listed, Snapshot, Time, diff, list, read_xattrs};

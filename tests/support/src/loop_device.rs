@@ -4,15 +4,11 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::Scratch;
 use super::mount::lazy_unmount;
 use super::process::{run, wait_until};
 use super::raw::loops;
-
-/// How long a device may stay in use by what has just been unmounted.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A loop device over a file, until it is dropped. Needs root.
 pub struct LoopDevice {
@@ -48,7 +44,7 @@ impl LoopDevice {
         let mut open = File::options();
         open.read(true).custom_flags(libc::O_EXCL);
         let forgotten = || open.open(&self.path).is_ok_and(|device| loops::forget(&device).is_ok());
-        assert!(wait_until(PATIENCE, forgotten), "{} is still in use", self.path.display());
+        assert!(wait_until(crate::PATIENCE, forgotten), "{} is still in use", self.path.display());
     }
 }
 
@@ -58,7 +54,7 @@ impl Drop for LoopDevice {
         // It goes when its last user has gone; only then is the file free.
         let name = self.path.file_name().unwrap_or_default();
         let backing = Path::new("/sys/block").join(name).join("loop/backing_file");
-        let gone = detached.is_ok() && wait_until(PATIENCE, || !backing.exists());
+        let gone = detached.is_ok() && wait_until(crate::PATIENCE, || !backing.exists());
         let panicking = std::thread::panicking();
         assert!(gone || panicking, "cannot detach {}: {detached:?}", self.path.display());
     }

@@ -16,9 +16,7 @@ use super::mountinfo::{MountInfo, mounted_at};
 use super::process::{Privilege, wait_for_exit, wait_until};
 
 /// How long a mount may exist before it is aborted, so that a hang fails a test and does not stop the run.
-const WATCHDOG: Duration = Duration::from_secs(240);
-/// How long mounting, unmounting and a daemon's end may take each.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WATCHDOG: Duration = Duration::from_secs(600);
 
 /// Returns the binary that cargo built beside the test that runs.
 pub fn built() -> PathBuf {
@@ -306,7 +304,10 @@ impl Mount {
             panic!("cannot unmount {}: {said}", self.path.display());
         }
         if let Some(daemon) = self.daemon {
-            assert!(wait_for_exit(daemon, PATIENCE), "the daemon {daemon} did not end after the unmount");
+            assert!(
+                wait_for_exit(daemon, crate::PATIENCE),
+                "the daemon {daemon} did not end after the unmount"
+            );
         }
     }
 
@@ -327,7 +328,7 @@ impl Mount {
     pub fn kill_daemon(&self) {
         let pid = self.daemon();
         kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::KILL).unwrap();
-        assert!(wait_for_exit(pid, PATIENCE), "the daemon {pid} survived SIGKILL");
+        assert!(wait_for_exit(pid, crate::PATIENCE), "the daemon {pid} survived SIGKILL");
     }
 }
 
@@ -347,7 +348,7 @@ impl Mount {
     fn clean_up(&self) {
         if wait_until(Duration::from_secs(1), || unmount_command(&self.path).is_ok()) {
             if let Some(daemon) = self.daemon {
-                wait_for_exit(daemon, PATIENCE);
+                wait_for_exit(daemon, crate::PATIENCE);
             }
             return;
         }
@@ -368,7 +369,7 @@ fn run_mount_command(mut command: Command) -> (Option<i32>, String) {
         .stderr(stderr.reopen().unwrap())
         .spawn()
         .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
-    let ended = wait_for_exit(child.id(), PATIENCE);
+    let ended = wait_for_exit(child.id(), crate::PATIENCE);
     if !ended {
         child.kill().unwrap();
     }
@@ -382,7 +383,7 @@ fn wait_for_mount(mountpoint: &Path, process: u32) -> Option<MountInfo> {
     // The kernel tells who polls the table of a change in it.
     let table = File::open("/proc/self/mountinfo").unwrap();
     let process = pidfd_open(Pid::from_raw(process as i32).unwrap(), PidfdFlags::empty()).unwrap();
-    let limit = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    let limit = Timespec { tv_sec: crate::PATIENCE.as_secs() as i64, tv_nsec: 0 };
     loop {
         if let Some(mount) = mounted_at(mountpoint) {
             return Some(mount);

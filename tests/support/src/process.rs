@@ -117,6 +117,10 @@ pub fn wait_for_exit(pid: u32, limit: Duration) -> bool {
     }
 }
 
+/// How long tests wait for what must come at some time: more than a machine takes that has much else to do, and a disk that others keep
+/// busy. Only what fails waits so long.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
 /// Asks `condition` again and again until it holds; false if it does not within `limit`.
 pub fn wait_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;

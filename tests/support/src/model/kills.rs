@@ -82,7 +82,7 @@ pub fn kill_during(
     }
     killer.join().unwrap();
     executor.close_all();
-    assert!(crate::wait_for_exit(pid.as_raw_nonzero().get() as u32, Duration::from_secs(10)));
+    assert!(crate::wait_for_exit(pid.as_raw_nonzero().get() as u32, crate::PATIENCE));
     mount.kill_dead();
 
     let mount = stack.mount();
