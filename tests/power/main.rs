@@ -231,12 +231,13 @@ fn a_daemon_that_does_not_sync_is_found_out() {
             ("fdatasync", End::Nothing, workload::followed_by(&[Persist::Fsync, Persist::Fdatasync])),
             ("syncfs", End::Unmount, workload::unsynced()),
         ];
-        let unseen = cases.into_iter().filter_map(|(call, end, sequences)| {
-            let plan = Plan { lost: Some(call), ..plain(end) };
-            let broken = rig.run(&named("lost", sequences), &plan);
-            broken.is_empty().then(|| format!("{call} did nothing, and nobody saw it"))
+        let unseen = cases.into_iter().filter(|(call, end, sequences)| {
+            let plan = Plan { lost: Some(call), ..plain(*end) };
+            let is_seen = || !rig.run(&named("lost", sequences.clone()), &plan).is_empty();
+            // Whoever calls sync(2), anywhere on the machine, does what the call should have done.
+            !(0..5).any(|_| is_seen())
         });
-        unseen.collect()
+        unseen.map(|(call, ..)| format!("{call} did nothing, and nobody saw it")).collect()
     });
 }
 
