@@ -40,6 +40,7 @@ fn an_image_shows_what_the_kernel_shows_of_it() {
         "-comp zstd",
         "-comp zstd -b 4096 -no-fragments -no-duplicates",
         "-comp lz4",
+        "-comp lzo",
         "-comp gzip -b 1M -always-use-fragments -no-exports",
         "-comp gzip -b 4096 -noI -noD -noF -noX -noId",
     ] {
@@ -178,16 +179,10 @@ fn an_image_that_cannot_be_read_is_refused_with_what_is_wrong() {
     needs_program!("mksquashfs");
     let who = Who::user();
     who.sh("mkdir -p tree/d m; seq 1 1000 > tree/d/f");
-    for (options, said) in [("-comp lzo", "LZO"), ("-comp lzma", "LZMA")] {
-        // Which of them it knows is how it was built.
-        if who
-            .ended(&format!("rm -f tree.sqfs; mksquashfs tree tree.sqfs -quiet -no-progress {options}"))
-            .code
-            == Some(0)
-        {
-            who.ended("./unionmount --lower tree.sqfs m")
-                .refused(1, &["lower layer 1 tree.sqfs", said, "unsquashfs"]);
-        }
+    // Whether it knows it is how it was built.
+    if who.ended("mksquashfs tree tree.sqfs -quiet -no-progress -comp lzma").code == Some(0) {
+        who.ended("./unionmount --lower tree.sqfs m")
+            .refused(1, &["lower layer 1 tree.sqfs", "LZMA", "unsquashfs"]);
     }
     squash(&who, "-comp gzip");
     let image = who.place.at("tree.sqfs");

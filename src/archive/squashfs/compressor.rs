@@ -20,6 +20,8 @@ pub(in crate::archive) enum Compressor {
     Xz,
     Lz4,
     Zstd,
+    /// Behind the others, whose numbers are in indexes that were kept.
+    Lzo,
     /// One with a bug.
     #[cfg(test)]
     Panicking,
@@ -45,11 +47,9 @@ impl Compressor {
         match number {
             1 => Ok(Compressor::Gzip),
             2 => Err(Wrong::unknown(
-                "a squashfs that is compressed with LZMA, which isn't read (gzip, xz, zstd and lz4 are); unpack it with unsquashfs",
+                "a squashfs that is compressed with LZMA, which isn't read (gzip, xz, zstd, lz4 and LZO are); unpack it with unsquashfs",
             )),
-            3 => Err(Wrong::unknown(
-                "a squashfs that is compressed with LZO, which isn't read (gzip, xz, zstd and lz4 are); unpack it with unsquashfs, or mount it with the kernel and name the mount point",
-            )),
+            3 => Ok(Compressor::Lzo),
             4 => Ok(Compressor::Xz),
             5 => Ok(Compressor::Lz4),
             6 => Ok(Compressor::Zstd),
@@ -68,6 +68,7 @@ impl Compressor {
             Compressor::Gzip => inflate(block, into),
             Compressor::Xz => unxz(block, into),
             Compressor::Lz4 => lz4_flex::block::decompress_into(block, into).ok(),
+            Compressor::Lzo => lzo::decompress_into(block, into).ok(),
             Compressor::Zstd => unzstd(block, into),
             #[cfg(test)]
             Compressor::Panicking => panic!("a block of {} bytes", block.len()),
