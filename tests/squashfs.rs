@@ -8,7 +8,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use support::filesystem_image::{
-    OF_ROOT, TREE, Who, an_upper_is_a_layer, changes_go_to_the_upper, marks_that_hide_count, reads_alike,
+    OF_ROOT, SifObject, TREE, Who, an_upper_is_a_layer, changes_go_to_the_upper, marks_that_hide_count,
+    reads_alike, sif,
 };
 use support::{Fields, LoopFilesystem, Snapshot, Time, diff, needs_program, needs_root};
 
@@ -134,6 +135,39 @@ fn everybody_mounts_one_and_changes_go_to_the_upper() {
             );
         },
     );
+}
+
+#[test]
+fn in_a_file_of_apptainer_it_is_the_layer() {
+    needs_program!("mksquashfs");
+    let who = Who::user();
+    who.sh("mkdir -p tree/d m up w; seq 1 60000 > tree/d/f; ln tree/d/f tree/second; head -c 300000 /dev/urandom > tree/noise");
+    squash(&who, "-comp zstd");
+    let image = fs::read(who.place.at("tree.sqfs")).unwrap();
+    let object =
+        |kind, filesystem, purpose, content| SifObject { kind, used: true, filesystem, purpose, content };
+    let objects = [
+        object(0x4001, 0, 0, b"bootstrap: docker"),
+        object(0x4004, 1, 2, &image),
+        object(0x4005, 0, 0, b"signed"),
+    ];
+    fs::write(who.place.at("app.sif"), sif(&objects)).unwrap();
+    let digest = who.sh("sha256sum app.sif").split_once(char::is_whitespace).unwrap().0.to_owned();
+    let cached = "XDG_CACHE_HOME=$PWD/cache ./unionmount";
+    // The second time out of what was kept.
+    for _ in 0..2 {
+        who.sh(&format!("{cached} --lower app.sif --upper up --work w m"));
+        who.sh("cmp m/d/f tree/d/f; cmp m/noise tree/noise; [ $(stat -c %h m/second) = 2 ]");
+        who.sh("echo more >> m/second; tail -n1 m/d/f | grep -qx more; rm m/second");
+        who.umount();
+        who.sh("rm -r up; mkdir up");
+    }
+    assert!(who.sh("./unionmount layers app.sif").contains("app.sif"));
+    let held = format!("./unionmount --lower app.sif,layer=sha256:{digest} m");
+    who.ended(&held).refused(1, &["lower layer 1 app.sif", "a SIF", "digest"]);
+    fs::write(who.place.at("ext3.sif"), sif(&[object(0x4004, 2, 2, &image)])).unwrap();
+    who.ended("./unionmount --lower ext3.sif m")
+        .refused(1, &["lower layer 1 ext3.sif", "ext3", "squashfs is"]);
 }
 
 #[test]

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Images of filesystems are read by walks of their own (`filesystem`): of a squashfs (`squashfs`) the index tells blocks, which are
-//! decompressed when they are asked for; of an EROFS image (`erofs`) it tells what it tells of a tar.
+//! decompressed when they are asked for; of an EROFS image (`erofs`) it tells what it tells of a tar. In a file of Apptainer's (`sif`)
+//! lies a squashfs.
 //!
 //! Archives are read with pread and never mapped: one that is changed or cut while it is mounted gives `EIO` and a line in
 //! the log. A tar that is compressed can't be entered in its middle, so its data are decoded once, when it is first opened, into
@@ -33,6 +34,7 @@ mod lower;
 mod opening;
 mod part;
 mod promise;
+mod sif;
 mod spool;
 mod squashfs;
 mod tree;

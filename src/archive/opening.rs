@@ -13,7 +13,7 @@ use super::part::{Part, PartReader};
 use super::promise::{Watched, drain};
 use super::spool::Spool;
 use super::tree::identity;
-use super::{Archive, ArchiveError, ArchiveOptions, erofs, squashfs};
+use super::{Archive, ArchiveError, ArchiveOptions, erofs, sif, squashfs};
 use crate::image::compression::{Compression, decode};
 use crate::image::digest::Digest;
 use crate::image::layer::apply::stream_limit;
@@ -28,6 +28,7 @@ pub(super) fn open_with(
 ) -> Result<Archive, ArchiveError> {
     // Before it is read: what is changed meanwhile is another file.
     let lies_in = part.store.stamp().map_err(part.failed("look at it"))?;
+    let part = inner(part, options)?;
     let form = form(&part)?;
     let mut place = cache.place(&part, form != Form::Compressed, options);
     let archive = |told: Told, data: Part, from_cache| Archive {
@@ -76,6 +77,21 @@ pub(super) fn open_with(
     Ok(archive(told, data, false))
 }
 
+/// Returns what is read of a file that holds more than one thing.
+fn inner(part: Part, options: &ArchiveOptions) -> Result<Part, ArchiveError> {
+    let mut head = Vec::new();
+    part.reader().take(sif::HEAD as u64).read_to_end(&mut head).map_err(part.failed("read it"))?;
+    if !sif::is_one(&head) {
+        return Ok(part);
+    }
+    // The digest of the file would say nothing of what is read of it later.
+    if options.promised.tar.or(options.promised.blob).is_some() {
+        let what = "a SIF, which isn't held against a digest; take the squashfs out of it (siftool dump)";
+        return Err(ArchiveError::Unknown { path: part.path, what: what.to_owned() });
+    }
+    sif::root(&part)
+}
+
 /// What an archive is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
@@ -108,7 +124,7 @@ fn form(part: &Part) -> Result<Form, ArchiveError> {
         Compression::None if is_erofs => Ok(Form::Erofs),
         Compression::None if is_tar(&head) => Ok(Form::Plain),
         Compression::None => Err(unknown(
-            "neither a tar, nor one that is compressed with gzip, zstd, xz or bzip2, nor a squashfs or an EROFS image",
+            "neither a tar, nor one that is compressed with gzip, zstd, xz or bzip2, nor a squashfs, a SIF or an EROFS image",
         )),
         _ => Ok(Form::Compressed),
     }

@@ -29,7 +29,7 @@ use crate::union::stack::layer::{LowerSource, StackOptions, XattrChoice};
 pub(super) struct MountArgs {
     /// Read-only: directories, tars, images; may repeat
     ///
-    /// Images are squashfs or EROFS. A tar may be compressed; one that holds an image, as docker save writes it, is its layers. oci:DIR[:NAME] are those of an image
+    /// Images are squashfs, also in a SIF, or EROFS. A tar may be compressed; one that holds an image, as docker save writes it, is its layers. oci:DIR[:NAME] are those of an image
     /// in an OCI layout. Behind FILE,layer the .wh. names of a tar are whiteouts, FILE,tar is a tar whatever it holds. A
     /// colon within a name is written \:
     #[arg(long = "lower", value_name = "DIR[:DIR…]")]

@@ -187,3 +187,39 @@ pub fn an_upper_is_a_layer(
     who.umount();
     drop(kernel);
 }
+
+/// An object of a SIF. Of what is no partition the last numbers have no meaning.
+#[derive(Debug, Clone, Copy)]
+pub struct SifObject<'a> {
+    pub kind: u32,
+    pub used: bool,
+    pub filesystem: u32,
+    pub purpose: u32,
+    pub content: &'a [u8],
+}
+
+/// Makes a file as Apptainer keeps containers in, by github.com/apptainer/sif, pkg/sif.
+pub fn sif(objects: &[SifObject<'_>]) -> Vec<u8> {
+    let put = |file: &mut [u8], at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    let mut file = vec![0; 128];
+    put(&mut file, 0, b"#!/usr/bin/env run-singularity\n");
+    put(&mut file, 32, b"SIF_MAGIC\x0001\0");
+    // How many descriptors there are, where, and how long they are together.
+    for (at, number) in [(88, objects.len()), (96, 128), (104, objects.len() * 585)] {
+        put(&mut file, at, &(number as u64).to_le_bytes());
+    }
+    let mut place = 128 + objects.len() * 585;
+    for object in objects {
+        let mut one = [0; 585];
+        put(&mut one, 0, &object.kind.to_le_bytes());
+        one[4] = u8::from(object.used);
+        put(&mut one, 17, &(place as u64).to_le_bytes());
+        put(&mut one, 25, &(object.content.len() as u64).to_le_bytes());
+        put(&mut one, 201, &object.filesystem.to_le_bytes());
+        put(&mut one, 205, &object.purpose.to_le_bytes());
+        file.extend(one);
+        place += object.content.len();
+    }
+    objects.iter().for_each(|object| file.extend(object.content));
+    file
+}
