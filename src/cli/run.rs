@@ -8,6 +8,7 @@ use super::container::ContainerArgs;
 use super::{Failure, say};
 use crate::container::{ContainerError, bundle, executable, namespace, runtime, sandbox};
 use crate::image::platform::{Machine, Platform};
+use crate::image::store::Image;
 
 /// Run a command in a new container of an image; ends with the command's exit status
 ///
@@ -43,6 +44,7 @@ impl Run {
         sandbox::check(&settings, runtime::in_user_namespace())?;
         let store = self.container.open()?;
         let image = self.container.image(&store)?;
+        check_system(&image)?;
         let foreign = Platform::read(&image.document).filter(|platform| platform.rank().is_none());
         if let Some(platform) = &foreign
             && executable::has_emulators()
@@ -69,6 +71,18 @@ impl Run {
         }
         Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(u8::MAX)))
     }
+}
+
+/// Refuses an image of another system than Linux, such as Windows: all else that is done with images is done with it too.
+fn check_system(image: &Image) -> Result<(), Failure> {
+    let system = image.config.os().to_string();
+    if system.is_empty() || system == "linux" {
+        return Ok(());
+    }
+    let name = image.names.first().map_or_else(|| image.id.short(), ToString::to_string);
+    Err(Failure::failed(format!(
+        "{name} is an image for {system}, whose programs don't run here; layers, explain, mount, cp and save take it as any other"
+    )))
 }
 
 /// The status that says: not the command has failed, but what was to run it. As of other engines.

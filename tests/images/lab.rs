@@ -173,6 +173,12 @@ impl Tar {
         self.entry(tar::EntryType::Regular, name, 0o644, content.as_ref())
     }
 
+    /// Puts PAX records before the next entry.
+    pub fn records(mut self, records: &[(&str, &str)]) -> Tar {
+        self.0.append_pax_extensions(records.iter().map(|(key, value)| (*key, value.as_bytes()))).unwrap();
+        self
+    }
+
     pub fn program(self, name: &str, content: &[u8]) -> Tar {
         self.entry(tar::EntryType::Regular, name, 0o755, content)
     }

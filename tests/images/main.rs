@@ -23,3 +23,4 @@ mod shortage;
 mod store;
 mod user;
 mod ways;
+mod windows;
