@@ -156,30 +156,36 @@ fn a_mount_is_watched_live() {
 #[test]
 fn a_long_copy_up_is_told_while_it_runs() {
     let stack = Stack::new(1);
-    let files = 8;
+    let files = 12;
     for number in 0..files {
         stack.lower(0).file(format!("large{number}"), vec![b'x'; 64 << 20]);
     }
     let mount = stack.mount();
     assert_eq!(status(&mount).copying, []);
-    // How fast a machine copies nobody knows: one of them is seen.
-    let seen = (0..files).find_map(|number| {
+    let (mut seen, mut explained) = (None, false);
+    // How fast a machine copies nobody knows: of one of them status tells, and of one explain.
+    for number in 0..files {
         let path = mount.join(format!("large{number}"));
         let writer = std::thread::spawn(move || {
             let file = fs::OpenOptions::new().append(true).open(path).unwrap();
             std::io::Write::write_all(&mut &file, b"y").unwrap();
         });
-        let (mut seen, mut explained) = (None, false);
         while !(writer.is_finished() || seen.is_some() && explained) {
-            seen = status(&mount).copying.first().cloned().or(seen);
+            if seen.is_none() {
+                seen = status(&mount).copying.first().cloned();
+                continue;
+            }
             let output = run(&["explain".as_ref(), mount.join(format!("large{number}")).as_os_str()]);
             explained |=
                 String::from_utf8_lossy(&output.stdout).contains(" % of 64.00 MiB from layer 1, for ");
         }
         writer.join().unwrap();
-        seen.filter(|_| explained)
-    });
-    let seen = seen.expect("no copy-up was seen by status and by explain while it ran");
+        if seen.is_some() && explained {
+            break;
+        }
+    }
+    assert!(explained, "no copy-up was seen by explain while it ran");
+    let seen = seen.expect("no copy-up was seen by status while it ran");
     assert!(seen.path.to_string().starts_with("/large") && seen.bytes == 64 << 20, "{seen:?}");
     assert_eq!(seen.layer, Some(1));
     assert!(seen.done.is_some_and(|done| done <= seen.bytes), "{seen:?}");
