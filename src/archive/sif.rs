@@ -73,6 +73,10 @@ fn root_within(part: &Part) -> Result<Part, Wrong> {
         let (kind, extra) = (u32_at(&descriptor, 0), &descriptor[EXTRA_AT..]);
         match (descriptor[USED_AT], kind, u32_at(extra, 4)) {
             (0, ..) => {}
+            (_, PARTITION, PRIMARY_SYSTEM) if root.is_some() => {
+                // Whoever made it decides which of them which program takes.
+                return Err(Wrong::damaged("it has more than one primary system partition"));
+            }
             (_, PARTITION, PRIMARY_SYSTEM) => root = Some((u32_at(extra, 0), descriptor)),
             (_, PARTITION, OVERLAY) => has_overlay = true,
             (_, OCI_ROOT_INDEX, _) => is_of_oci = true,
@@ -171,6 +175,13 @@ mod tests {
             (with(DESCRIPTORS_AT, &[255; 8]), "ends before the byte"),
             (with(HEADER + OFFSET_AT, &[255; 8]), "ends behind it"),
             (with(HEADER + SIZE_AT, &[5, 0]), "ends behind it"),
+            (
+                sif(&[
+                    object(PARTITION, 1, PRIMARY_SYSTEM, b"a"),
+                    object(PARTITION, 1, PRIMARY_SYSTEM, b"b"),
+                ]),
+                "more than one",
+            ),
             (one(1)[..100].to_vec(), "ends before the byte"),
             (one(1)[..length - 1].to_vec(), "ends behind it"),
         ] {

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::error::{ContainerError, Result};
 use crate::archive::{ReadLower, layer_name, open_layer};
 use crate::image::digest::Digest;
+use crate::image::error::StoreError;
 use crate::image::store::{Image, Store};
 use crate::sys::threads::at_once;
 use crate::union::stack::layer::LowerSource;
@@ -77,14 +79,23 @@ pub fn image_layers(store: &Store, image: &Image) -> Result<Lowers> {
 }
 
 /// Returns the layers of an image as they lie in the store, for who only reads them: nothing is unpacked for that. Where one isn't
-/// unpacked it is the blobs of all of them, topmost first.
+/// unpacked it is the blobs of all of them, topmost first; where these aren't all there, what is missing is unpacked after all.
 ///
 /// # Errors
 /// When a layer or a blob is missing or can't be read.
 pub fn image_as_it_lies(store: &Store, image: &Image) -> Result<Lowers> {
-    match store.are_all_unpacked(image) {
-        true => image_layers(store, image),
-        false => image_blobs(store, image),
+    if store.are_all_unpacked(image) {
+        return image_layers(store, image);
+    }
+    // A blob has no lock of its own, and is opened later.
+    let kept = store.keep_all()?;
+    match store.unless_gone(image, store.blobs_of_layers(image)) {
+        Ok(blobs) => Ok(Lowers { pins: vec![kept.into()], ..of_blobs(blobs) }),
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            drop(kept);
+            image_layers(store, image)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -93,11 +104,15 @@ pub fn image_as_it_lies(store: &Store, image: &Image) -> Result<Lowers> {
 /// # Errors
 /// When a blob is missing.
 pub(super) fn image_blobs(store: &Store, image: &Image) -> Result<Lowers> {
+    Ok(of_blobs(store.blobs_of_layers(image)?))
+}
+
+fn of_blobs(blobs: Vec<(PathBuf, Digest)>) -> Lowers {
     let mut lowers = Lowers::default();
-    for (blob, diff_id) in store.blobs_of_layers(image)? {
+    for (blob, diff_id) in blobs {
         let path = layer_name(blob.clone(), &diff_id);
         lowers.blobs.insert(path.clone(), (blob, diff_id));
         lowers.paths.push(path);
     }
-    Ok(lowers)
+    lowers
 }

@@ -29,7 +29,13 @@ const GATE_OPEN: Duration = Duration::from_millis(50);
 /// A lock, held as long as this lives.
 #[derive(Debug)]
 pub struct Lock {
-    _held: OwnedFd,
+    held: OwnedFd,
+}
+
+impl From<Lock> for OwnedFd {
+    fn from(lock: Lock) -> OwnedFd {
+        lock.held
+    }
 }
 
 impl Lock {
@@ -37,7 +43,7 @@ impl Lock {
     pub(super) fn wait(path: &Path, access: Access) -> Result<Lock> {
         let held = open(path)?;
         lock(&held, access).map_err(StoreError::io("lock it", path))?;
-        Ok(Lock { _held: held })
+        Ok(Lock { held })
     }
 
     /// Takes the lock alone, and waits no longer than `patience` for others to let go of it; `None` when they don't. `gate`
@@ -50,7 +56,7 @@ impl Lock {
             let open_again = deadline.min(Instant::now() + GATE_CLOSED);
             let alone = lock_until(&held, Access::Exclusive, open_again);
             if alone.map_err(StoreError::io("lock it", path))? {
-                return Ok(Some(Lock { _held: held }));
+                return Ok(Some(Lock { held }));
             }
             drop(closed);
             if Instant::now() >= deadline {
@@ -64,7 +70,7 @@ impl Lock {
     pub(super) fn now(path: &Path, access: Access) -> Result<Option<Lock>> {
         let held = open(path)?;
         let locked = try_lock(&held, access).map_err(StoreError::io("lock it", path))?;
-        Ok(locked.then_some(Lock { _held: held }))
+        Ok(locked.then_some(Lock { held }))
     }
 }
 
