@@ -5,6 +5,17 @@
 
 use rustix::io::Errno;
 
+/// Returns what a record holds that came later than this program, if that is what is wrong with it: a field, or one of several words.
+pub fn unknown(error: &serde_json::Error) -> Option<String> {
+    let said = error.to_string();
+    // What is known instead is a long list.
+    let what = said.split(", expected").next().unwrap_or(&said);
+    ["unknown field ", "unknown variant "]
+        .iter()
+        .any(|first| what.starts_with(first))
+        .then(|| what.to_owned())
+}
+
 /// Why an operation on the merged tree failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FsError {

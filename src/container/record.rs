@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the upper is being made, and is nobody else's")]
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -21,7 +22,7 @@ use crate::image::digest::Digest;
 use crate::image::layer::merged::root_attributes;
 use crate::image::layer::{Attributes, Ownership};
 use crate::image::store::checked::seal;
-use crate::image::store::containers::{IMAGE_LINK, container_record, no_record};
+use crate::image::store::containers::{Containers, IMAGE_LINK, container_record, not_understood};
 use crate::image::store::{Image, SHORTEST_ID, Store};
 use crate::sys::flock::{Access, lock};
 use crate::sys::object::{At, Writable};
@@ -29,6 +30,7 @@ use crate::union::stack::layer::LowerSource;
 
 /// What a container is, as it stands in its config.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ContainerRecord {
     /// 64 hexadecimal digits.
     pub id: String,
@@ -111,8 +113,22 @@ pub struct Container {
     pub record: ContainerRecord,
 }
 
-/// A container whose record can't be read or believed: its directory, and why.
-pub(super) type Damaged = (PathBuf, ContainerError);
+/// A container whose record can't be read or believed.
+pub(super) struct Unreadable {
+    /// Its directory.
+    pub(super) dir: PathBuf,
+    /// What the user calls it, where that is known all the same.
+    name: Option<String>,
+    /// Why.
+    pub(super) error: ContainerError,
+}
+
+impl Unreadable {
+    /// Returns its id.
+    pub(super) fn id(&self) -> Cow<'_, str> {
+        self.dir.file_name().unwrap_or_default().to_string_lossy()
+    }
+}
 
 impl Container {
     /// Makes a container of an image.
@@ -170,8 +186,8 @@ impl Container {
         let _names = store.lock_index(Access::Exclusive)?;
         // Removed meanwhile?
         store.resolve(&image.id.to_string())?;
-        let all = Container::all(store)?;
-        let taken = names(&all);
+        let uses = store.container_uses()?;
+        let taken = names(&uses);
         match &self.record.name {
             Some(name) => naming::check_free(&taken, name)?,
             None => self.record.name = Some(naming::by_chance(&taken, &self.record.id)),
@@ -191,7 +207,7 @@ impl Container {
         // The record before the index, as whoever branches off this one has them; that may take long.
         let _lock = self.lock_record()?.ok_or_else(gone)?;
         let _names = store.lock_index(Access::Exclusive)?;
-        naming::check_free(&names(&Container::all(store)?), name)?;
+        naming::check_free(&names(&store.container_uses()?), name)?;
         match self.update_locked(|record| record.name = Some(name.to_owned()))? {
             true => Ok(()),
             false => Err(ContainerError::Unknown(self.shown_name().to_owned())),
@@ -284,17 +300,17 @@ impl Container {
     /// When they can't be listed.
     pub fn all(store: &Store) -> Result<Vec<Container>> {
         let (all, broken) = Container::all_and_broken(store)?;
-        for (_, error) in broken {
+        for Unreadable { error, .. } in broken {
             log::warn!("{error}");
         }
         Ok(all)
     }
 
-    /// Returns all containers, the newest first, and the directories of those whose record is damaged, with the reason.
+    /// Returns all containers, the newest first, and those whose record can't be read or believed.
     ///
     /// # Errors
     /// When they can't be listed.
-    pub(super) fn all_and_broken(store: &Store) -> Result<(Vec<Container>, Vec<Damaged>)> {
+    pub(super) fn all_and_broken(store: &Store) -> Result<(Vec<Container>, Vec<Unreadable>)> {
         let (mut all, mut broken) = (Vec::new(), Vec::new());
         let uses = store.container_uses()?;
         for usage in uses.known {
@@ -303,19 +319,21 @@ impl Container {
                 Ok(Some(container)) => all.push(container),
                 // Removed since.
                 Ok(None) => {}
-                Err(error) => broken.push((dir, error)),
+                Err(error) => broken.push(Unreadable { dir, name: usage.name, error }),
             }
         }
-        broken.extend(
-            uses.broken.into_iter().map(|one| (store.containers_dir().join(one.id), one.error.into())),
-        );
+        broken.extend(uses.broken.into_iter().map(|one| Unreadable {
+            dir: store.containers_dir().join(one.id),
+            name: None,
+            error: one.error.into(),
+        }));
         all.sort_by_key(|one| std::cmp::Reverse(one.created()));
         Ok((all, broken))
     }
 
     pub(super) fn load(dir: &Path) -> Result<Option<Container>> {
         let Some(value) = container_record(dir)? else { return Ok(None) };
-        let record = serde_json::from_value(value).map_err(|error| no_record(dir, error))?;
+        let record = serde_json::from_value(value).map_err(|error| not_understood(dir, &error))?;
         Ok(Some(Container { dir: dir.to_owned(), record }))
     }
 
@@ -335,13 +353,13 @@ impl Container {
         match (found.pop(), found.is_empty()) {
             (Some(at), true) => Ok(all.swap_remove(at)),
             (None, _) => {
-                // What was asked for may be one of those that can't be read: by its id, or by a name that nobody knows.
-                let is_it = |dir: &Path| {
-                    let id = dir.file_name().unwrap_or_default().to_string_lossy();
-                    prefix.len() >= SHORTEST_ID && id.starts_with(&prefix)
+                // What was asked for may be one of those that can't be read: by its name, where that is known, or its id.
+                let is_it = |one: &Unreadable| {
+                    let begins = prefix.len() >= SHORTEST_ID && one.id().starts_with(&prefix);
+                    begins || one.name.as_deref() == Some(text)
                 };
-                match broken.into_iter().find(|(dir, _)| is_it(dir)) {
-                    Some((_, error)) => Err(error),
+                match broken.into_iter().find(is_it) {
+                    Some(one) => Err(one.error),
                     None => Err(ContainerError::Unknown(text.to_owned())),
                 }
             }
@@ -453,9 +471,10 @@ impl Container {
     }
 }
 
-/// Returns the names that containers have, each with the short id. With the lock of names.
-fn names(all: &[Container]) -> Vec<(&str, &str)> {
-    all.iter().filter_map(|one| Some((one.record.name.as_deref()?, one.short_id()))).collect()
+/// Returns the names that containers have, those too of which a later program wrote the rest, each with the short id. With the lock of names.
+fn names(uses: &Containers) -> Vec<(&str, &str)> {
+    let named = uses.known.iter().filter_map(|one| Some((one.name.as_deref()?, &*one.id)));
+    named.map(|(name, id)| (name, id.get(..12).unwrap_or(id))).collect()
 }
 
 /// Makes the names in a directory durable.
@@ -478,6 +497,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::image::store::Verified;
 
     /// Makes a container of nothing but a record.
     fn recorded(store: &Store) -> Container {
@@ -502,6 +522,49 @@ mod tests {
         assert!(!record.exists());
         fs::remove_dir_all(&known.dir).unwrap();
         assert!(!known.update(|record| record.exit_code = Some(1)).unwrap());
+    }
+
+    /// What an older program doesn't know it neither loses nor takes for damage.
+    #[test]
+    fn a_record_of_a_later_program_is_refused_and_stays_as_it_is() {
+        let top = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(top.path())).unwrap();
+        let mut container = recorded(&store);
+        container.record.name = Some("web".to_owned());
+        std::os::unix::fs::symlink(container.record.image.to_string(), container.dir.join(IMAGE_LINK))
+            .unwrap();
+        let record = container.dir.join("config.json");
+        let mut other = container.clone();
+        let later: [fn(&mut serde_json::Value); 4] = [
+            |value| value["restart"] = "always".into(),
+            |value| value["settings"]["restart"] = "always".into(),
+            |value| value["settings"]["net"] = "bridge".into(),
+            |value| {
+                value["settings"]["tmpfs"] =
+                    serde_json::json!([{ "target": "/t", "options": [], "restart": "always" }]);
+            },
+        ];
+        for (at, change) in later.into_iter().enumerate() {
+            let mut value = serde_json::to_value(&container.record).unwrap();
+            change(&mut value);
+            let text = seal(&value).unwrap();
+            fs::write(&record, &text).unwrap();
+            let is_told = |error: ContainerError| {
+                let said = error.to_string();
+                let is_later = said.contains("a later version of unionmount") && said.contains("(unknown ");
+                assert!(is_later && !error.is_damage(), "{at}: {said}");
+            };
+            for text in ["web", "0123", "0123456789ab"] {
+                is_told(Container::find(&store, text).unwrap_err());
+            }
+            is_told(other.update(|record| record.exit_code = Some(1)).unwrap_err());
+            let taken = naming::check_free(&names(&store.container_uses().unwrap()), "web");
+            assert!(taken.is_err(), "{at}: its name is another's");
+            assert!(!Container::remove_broken(&store, "0123", true).unwrap(), "{at}");
+            let mut verified = Verified::default();
+            crate::container::verify::verify(&store, true, &mut verified).unwrap();
+            assert_eq!(fs::read(&record).unwrap(), text, "{at}");
+        }
     }
 
     #[test]

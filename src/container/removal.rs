@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::error::{ContainerError, Result};
 use super::mounting;
-use super::record::{Container, ContainerRecord};
+use super::record::{Container, ContainerRecord, Unreadable};
 use super::state::ContainerState;
 use crate::image::digest::Digest;
 use crate::image::store::containers::linked_image;
@@ -40,12 +40,9 @@ impl Container {
     pub fn remove_broken(store: &Store, text: &str, forget: bool) -> Result<bool> {
         let prefix = text.to_ascii_lowercase();
         let (_, mut broken) = Container::all_and_broken(store)?;
-        broken.retain(|(dir, _)| {
-            let id = dir.file_name().unwrap_or_default().to_string_lossy();
-            prefix.len() >= SHORTEST_ID && id.starts_with(&prefix)
-        });
+        broken.retain(|one| prefix.len() >= SHORTEST_ID && one.id().starts_with(&prefix));
         // What couldn't be read is not damaged.
-        let [(dir, error)] = broken.as_slice() else { return Ok(false) };
+        let [Unreadable { dir, error, .. }] = broken.as_slice() else { return Ok(false) };
         if !error.is_damage() {
             return Ok(false);
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a user may choose about a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The command instead of the image's.
     pub command: Vec<String>,
@@ -78,6 +78,7 @@ impl Settings {
 
 /// A directory or file of the host that the container sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Volume {
     /// On the host, absolute.
     pub source: PathBuf,
@@ -89,6 +90,7 @@ pub struct Volume {
 
 /// A filesystem in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tmpfs {
     /// In the container, absolute.
     pub target: PathBuf,
@@ -133,6 +135,7 @@ impl std::str::FromStr for Cap {
 
 /// A limit of processes, as setrlimit(2) has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Ulimit {
     /// Of what.
     pub kind: PosixRlimitType,

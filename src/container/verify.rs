@@ -1,6 +1,6 @@
 //! Verifying containers: each record is read, each image is there, and so is what is frozen below each upper.
 
-use super::record::{Container, ContainerRecord};
+use super::record::{Container, ContainerRecord, Unreadable};
 use super::{ContainerError, Result};
 use crate::image::store::containers::linked_image;
 use crate::image::store::{Store, Verified};
@@ -39,7 +39,7 @@ fn verify_all(store: &Store, repair: bool, verified: &mut Verified) -> Result<()
             );
         }
     }
-    for (dir, error) in broken {
+    for Unreadable { dir, error, .. } in broken {
         match &error {
             ContainerError::Store(cause) if !cause.is_damage() => {
                 verified.unchecked(cause);

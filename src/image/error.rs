@@ -58,6 +58,17 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
+    /// A later program has written it, with what this one doesn't know: it is no damage, and nothing is changed there.
+    #[error(
+        "{}: was written by a later version of unionmount, with what this one doesn't know ({what}); upgrade, and try again",
+        path.display()
+    )]
+    Later {
+        /// The file.
+        path: PathBuf,
+        /// What isn't known.
+        what: String,
+    },
     /// What was to be loaded is not an image, or a broken one. The store is as it was.
     #[error("{source_name}: {what}")]
     BadImage {

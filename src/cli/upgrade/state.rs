@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::logging::LogOptions;
 use crate::cli::request::{AskedTrust, MountRequest};
+use crate::error::unknown;
 use crate::fuse::io_mode::OpenState;
 use crate::fuse::mount::MountFlags;
 use crate::fuse::policy::Policy;
@@ -214,23 +215,18 @@ pub(super) fn read(file: &[u8]) -> Result<(Head, String, Nodes<'_>), String> {
     }
     let (head, nodes) = line(rest).ok_or_else(|| broken(&"it ends early"))?;
     let head: Head = serde_json::from_slice(head)
-        .map_err(|error| unknown(&program, &error).unwrap_or_else(|| broken(&error)))?;
+        .map_err(|error| unknown(&error).map_or_else(|| broken(&error), |what| later(&program, &what)))?;
     let nodes = Nodes { rest: nodes, left: head.nodes };
     Ok((head, program, nodes))
 }
 
-/// Says that a state holds something that came later than this program, if that is what is wrong with it. `writer`: its version.
-fn unknown(writer: &str, error: &serde_json::Error) -> Option<String> {
-    let said = error.to_string();
-    // What is known instead is a long list.
-    let what = said.split(", expected").next().unwrap_or(&said);
-    ["unknown field ", "unknown variant "].iter().any(|first| what.starts_with(first)).then(|| {
-        format!(
-            "a later version, unionmount {writer}, has written the state of the mount, and unionmount {} doesn't know all that it holds \
-             ({what}): what somebody has chosen would be lost; take a later program",
-            env!("CARGO_PKG_VERSION")
-        )
-    })
+/// Says that a state holds something that came later than this program. `writer`: the version of the one that wrote it.
+fn later(writer: &str, what: &str) -> String {
+    format!(
+        "a later version, unionmount {writer}, has written the state of the mount, and unionmount {} doesn't know all that it holds \
+         ({what}): what somebody has chosen would be lost; take a later program",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 fn line(file: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::Store;
 use super::checked::unseal;
 use super::index::read_bounded;
+use crate::error::unknown;
 use crate::image::digest::Digest;
 use crate::image::error::{Result, StoreError};
 
@@ -100,7 +101,7 @@ impl Store {
                         found.known.push(ContainerUse { id, name, image, lazy: settings.lazy });
                     }
                     Err(error) => {
-                        found.broken.push(broken(&entry.path(), id, no_record(&entry.path(), error)))
+                        found.broken.push(broken(&entry.path(), id, not_understood(&entry.path(), &error)))
                     }
                 },
                 Err(error) => found.broken.push(broken(&entry.path(), id, error)),
@@ -142,8 +143,16 @@ pub(crate) fn container_record(dir: &Path) -> Result<Option<Value>> {
     }
 }
 
+/// Says why the record of the container in `dir` can't be understood: a later program wrote it, or it is damaged.
+pub(crate) fn not_understood(dir: &Path, error: &serde_json::Error) -> StoreError {
+    match unknown(error) {
+        Some(what) => StoreError::Later { path: dir.join("config.json"), what },
+        None => no_record(dir, error),
+    }
+}
+
 /// Says that the record of the container in `dir` is damaged, and the ways out.
-pub(crate) fn no_record(dir: &Path, what: impl std::fmt::Display) -> StoreError {
+fn no_record(dir: &Path, what: impl std::fmt::Display) -> StoreError {
     let id = dir.file_name().unwrap_or_default().to_string_lossy();
     StoreError::damaged(
         dir.join("config.json"),

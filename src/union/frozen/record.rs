@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::unknown;
 use crate::union::escaped_path::{EscapedPath, is_tame};
 
 /// The version of its form, where a layer lies in another directory than that of its number.
@@ -20,6 +21,7 @@ pub const LARGEST: u64 = 64 << 20;
 
 /// Which frozen layers an upper has, and which lies on which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Record {
     version: u32,
     /// Tells the stack from all others: 32 hexadecimal digits.
@@ -41,6 +43,7 @@ pub struct Record {
 
 /// What a branch stands on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Base {
     /// The directory with the other stack's record; relative: to the directory that holds this upper.
     pub directory: EscapedPath,
@@ -52,6 +55,7 @@ pub struct Base {
 
 /// One frozen layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FrozenLayer {
     /// Its number, which is the name of its directory unless `moved_to` says otherwise.
     pub layer: u32,
@@ -82,6 +86,7 @@ impl FrozenLayer {
 
 /// What is in a frozen layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Content {
     /// How many objects that aren't directories, deletions not counted.
     pub files: u64,
@@ -107,7 +112,10 @@ impl Record {
         struct Versioned {
             version: u32,
         }
-        let damaged = |error: serde_json::Error| format!("is damaged: {error}");
+        let damaged = |error: serde_json::Error| match unknown(&error) {
+            Some(what) => later(&what),
+            None => format!("is damaged: {error}"),
+        };
         let Versioned { version } = serde_json::from_slice(text).map_err(damaged)?;
         if !(WITHOUT_MOVED..=VERSION).contains(&version) {
             return Err(format!("was written by another version of this program (form {version})"));
@@ -196,6 +204,13 @@ impl Record {
             None => Ok(()),
         }
     }
+}
+
+/// Says that a later program has written it. Without what isn't known it would be written anew, and that be lost.
+fn later(what: &str) -> String {
+    format!(
+        "was written by a later version of this program, with what this one doesn't know ({what}); upgrade, and try again"
+    )
 }
 
 fn is_id(text: &str) -> Result<(), String> {
@@ -289,5 +304,17 @@ mod tests {
         let read = Record::parse(later.as_bytes());
         assert!(read.is_err_and(|why| why.contains("another version")));
         Record::parse(b"{").unwrap_err();
+    }
+
+    #[test]
+    fn what_a_later_program_has_written_is_no_damage_and_not_passed_over() {
+        let text = String::from_utf8(record().to_text().unwrap()).unwrap();
+        for known in ["\"next\"", "\"made\"", "\"files\"", "\"directory\""] {
+            let later = text.replacen(known, &format!("\"shown_as\": 5, {known}"), 1);
+            assert_ne!(later, text, "{known}");
+            let why = Record::parse(later.as_bytes()).unwrap_err();
+            assert!(why.starts_with("was written by a later version"), "{known}: {why}");
+            assert!(why.contains("(unknown field `shown_as`); upgrade"), "{known}: {why}");
+        }
     }
 }
