@@ -52,6 +52,38 @@ fn roots_daemon_starts_only_what_root_alone_can_have_written() {
     bed.unionmount(&["umount", "mnt"]).ok();
 }
 
+/// Its user can't start as root what root has, and has chosen what stands in the daemon's environment.
+#[test]
+fn a_daemon_that_is_root_by_setuid_starts_what_is_so_and_lends_no_environment() {
+    support::needs_root!();
+    let bed = Bed::new(Who::User);
+    let flags = rustix::fs::statvfs(bed.place.path()).unwrap().f_flag;
+    if flags.contains(rustix::fs::StatVfsMountFlags::NOSUID) {
+        support::skip!("{} is on a mount with nosuid", bed.place.path().display());
+    }
+    let (uid, gid) = user();
+    let bin = bed.place.bin();
+    fs::set_permissions(&bin, fs::Permissions::from_mode(0o4755)).unwrap();
+    bed.mount(&[]);
+    let asked = |program: &str| bed.unionmount(&["upgrade", "--program", program, "mnt"]);
+    copy(&bed.place, "plain", 0o755);
+    // What the environment says would be done as root.
+    script(&bed.place, "script", "exit");
+    chown(copy(&bed.place, "own", 0o755), Some(uid), Some(gid)).unwrap();
+    let own = format!("belongs to uid {uid}");
+    for (program, why) in [("plain", "is not setuid"), ("script", "is not setuid"), ("own", &own)] {
+        asked(program).refused(1, &[program, why, "goes on as before"]);
+    }
+    let environment = |daemon: i32| fs::read(format!("/proc/{daemon}/environ")).unwrap();
+    let before = bed.daemon();
+    assert!(!environment(before).is_empty());
+    asked(bin.to_str().unwrap()).ok();
+    let daemon = bed.daemon();
+    assert_ne!(daemon, before);
+    assert_eq!(environment(daemon), b"");
+    bed.unionmount(&["umount", "mnt"]).ok();
+}
+
 /// Whatever who asks calls it.
 #[test]
 fn what_is_started_is_called_as_it_is_where_it_lies() {

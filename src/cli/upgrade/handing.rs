@@ -142,13 +142,17 @@ impl Handing {
         if is_own(found.dev()) {
             return Err(format!("{shown}: lies in the mount; take a program that lies outside of it"));
         }
-        may_be_started(&opened, &found).map_err(|why| format!("{shown}: {why}"))?;
+        let own = may_be_started(&opened, &found).map_err(|why| format!("{shown}: {why}"))?;
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let talk = Talk::within(ours, READING).map_err(failed)?;
         let by_number = format!("/proc/self/fd/{}", opened.as_raw_fd());
         // Called as it is where it lies, and not as whoever asks likes to call it.
         let name = std::fs::read_link(&by_number).unwrap_or_else(|_| "unionmount".into());
-        let child = Command::new(&by_number)
+        let mut command = Command::new(&by_number);
+        if own.has_anothers_environment() {
+            command.env_clear();
+        }
+        let child = command
             .arg0(name)
             .arg(SUCCESSOR)
             .arg(self.request.mount_point())

@@ -4,6 +4,10 @@
 //! start the program anyway. Where it may more, the program would get what it may: so it must be one that nobody but root can have
 //! written. What a filesystem tells of owners and modes proves that only where root answers for it: on one that the user serves himself
 //! (FUSE), or has mounted of an image of his (nosuid, as the kernel doesn't believe setuid there), a file may belong to anybody.
+//!
+//! Root's programs do many things for whoever runs them as root, and an interpreter among them what its environment says. So a daemon that is
+//! root by setuid alone starts what is setuid as well, which its user can start with the same rights; and no daemon that may more than its
+//! user lends its environment, which may be that user's.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -17,18 +21,30 @@ use crate::sys::namespace::may_more_than_its_user;
 /// Write permission for the group and for others. Where there is an ACL, the group's are what it gives at the most.
 const BY_OTHERS: u32 = 0o022;
 
+/// Who starts it is its owner meanwhile (S_ISUID).
+const SETUID: u32 = 0o4000;
+
 /// The type of FUSE filesystems (statfs(2), `f_type`).
 const FUSE: u64 = 0x6573_5546;
 
 /// What a daemon may that is asked to start a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Daemon {
+pub(super) enum Daemon {
     /// No more than its user.
     AsItsUser,
     /// More than others, and nobody but root may ask it.
     Roots,
     /// More than its user, who isn't root.
     AboveItsUser,
+    /// The same, being root by setuid.
+    RootForItsUser,
+}
+
+impl Daemon {
+    /// Tells whether somebody who may less may have chosen its environment.
+    pub(super) fn has_anothers_environment(self) -> bool {
+        matches!(self, Daemon::AboveItsUser | Daemon::RootForItsUser)
+    }
 }
 
 /// On what a program lies.
@@ -41,26 +57,27 @@ struct Place {
 }
 
 /// Refuses a program that this daemon may not start. `file`: the one that is started, and what was `found` of it by its descriptor; not
-/// what has its path.
+/// what has its path. Returns what the daemon is.
 ///
 /// # Errors
 /// Why it may not.
-pub(super) fn may_be_started(file: &File, found: &Metadata) -> Result<(), String> {
+pub(super) fn may_be_started(file: &File, found: &Metadata) -> Result<Daemon, String> {
     let may_more = may_more_than_its_user()
         .map_err(|error: io::Error| format!("what the daemon may can't be told: {error}"))?;
     // The one that it was started by, or that it has become, is who may ask.
-    let daemon = match (may_more, getuid().is_root() && geteuid().is_root()) {
-        (false, _) => Daemon::AsItsUser,
-        (true, true) => Daemon::Roots,
-        (true, false) => Daemon::AboveItsUser,
+    let daemon = match (may_more, getuid().is_root(), geteuid().is_root()) {
+        (false, ..) => Daemon::AsItsUser,
+        (true, true, true) => Daemon::Roots,
+        (true, false, true) => Daemon::RootForItsUser,
+        (true, _, false) => Daemon::AboveItsUser,
     };
     let place = match daemon {
-        Daemon::AboveItsUser => {
+        Daemon::AboveItsUser | Daemon::RootForItsUser => {
             place_of(file).map_err(|error| format!("on what it lies can't be told: {error}"))?
         }
         Daemon::AsItsUser | Daemon::Roots => Place::default(),
     };
-    is_fit(daemon, (found.uid(), found.mode()), place)
+    is_fit(daemon, (found.uid(), found.mode()), place).map(|()| daemon)
 }
 
 fn place_of(file: &File) -> io::Result<Place> {
@@ -86,6 +103,9 @@ fn is_fit(daemon: Daemon, (owner, mode): (u32, u32), place: Place) -> Result<(),
             mode & 0o7777
         ));
     }
+    if daemon == Daemon::RootForItsUser && mode & SETUID == 0 {
+        return Err("is not setuid, and the daemon, which is, doesn't start for its user as root what that user can't".to_owned());
+    }
     let untrusted = match place {
         _ if daemon == Daemon::Roots => return Ok(()),
         Place { is_fuse: true, .. } => "a FUSE filesystem, which tells of owners what it likes",
@@ -110,7 +130,11 @@ mod tests {
             (1000, 0o100755, false),
             (0, 0o100775, false),
             (0, 0o100757, false),
+            (0, 0o104757, false),
+            (1000, 0o104755, false),
         ] {
+            let by_setuid = is_fit(Daemon::RootForItsUser, (owner, mode), Place::default());
+            assert_eq!(by_setuid.is_ok(), is_started && mode & SETUID != 0, "{owner} {mode:o}");
             for daemon in [Daemon::Roots, Daemon::AboveItsUser] {
                 let is_fit = is_fit(daemon, (owner, mode), Place::default());
                 assert_eq!(is_fit.is_ok(), is_started, "{daemon:?} {owner} {mode:o}");
@@ -129,8 +153,10 @@ mod tests {
         for (no_suid, is_fuse, why) in [(true, false, "nosuid"), (false, true, "FUSE"), (true, true, "FUSE")]
         {
             let place = Place { no_suid, is_fuse };
-            let refused = is_fit(Daemon::AboveItsUser, roots, place).unwrap_err();
-            assert!(refused.contains(why) && refused.contains("/usr/local/bin"), "{place:?}: {refused}");
+            for (daemon, file) in [(Daemon::AboveItsUser, roots), (Daemon::RootForItsUser, (0, 0o104755))] {
+                let refused = is_fit(daemon, file, place).unwrap_err();
+                assert!(refused.contains(why) && refused.contains("/usr/local/bin"), "{place:?}: {refused}");
+            }
             for daemon in [Daemon::AsItsUser, Daemon::Roots] {
                 assert_eq!(is_fit(daemon, roots, place), Ok(()), "{daemon:?} {place:?}");
             }
