@@ -8,6 +8,7 @@ use super::store::StoreArgs;
 use super::{Failure, ask, output, say};
 use crate::archive;
 use crate::explain::names;
+use crate::image::error::StoreError;
 use crate::image::store::{PruneOptions, Pruned};
 
 /// Delete images without a name, and layers and blobs that nothing needs; and what killed processes left
@@ -91,7 +92,10 @@ impl Prune {
         }
         page.line(format_args!("Removed {}: {} freed", amounts(&pruned), names::bytes(pruned.bytes)));
         page.print()?;
-        let mut left = pruned.left;
+        // What is in use was to stay.
+        let (in_use, mut left): (Vec<_>, Vec<_>) =
+            pruned.left.into_iter().partition(|why| matches!(why, StoreError::InUse(_)));
+        in_use.iter().for_each(|why| say(&why.to_string()));
         let last = left.pop();
         for error in left {
             say(&error.to_string());

@@ -60,7 +60,7 @@ impl Container {
         // Before anything is ended for it.
         self.bears_nothing(forget)?;
         if let Some(lock) = self.lock_record()?
-            && self.is_kept(&lock)?
+            && self.unread(&lock)?.is_none()
         {
             return Err(self.is_read());
         }
@@ -92,7 +92,8 @@ impl Container {
 
     fn is_read(&self) -> ContainerError {
         ContainerError::Refused(format!(
-            "container {} is being read by another command (commit, diff or layers); try again when that has ended",
+            "container {} is being read by another command (commit, diff or layers), or its snapshots are being changed; try again when \
+             that has ended",
             self.shown_name()
         ))
     }
@@ -200,15 +201,16 @@ impl Container {
 
     fn delete(&self, forget: bool, when_read: WhenRead) -> Result<()> {
         let Some(dir) = self.lock_record()? else { return Ok(()) };
-        let is_kept = self.is_kept(&dir)?;
-        if is_kept && when_read == WhenRead::Refuse {
+        // Held until the rest of it has gone.
+        let unread = self.unread(&dir)?;
+        if unread.is_none() && when_read == WhenRead::Refuse {
             return Err(self.is_read());
         }
         if !self.delete_record_locked(&dir, forget)? {
             return Ok(());
         }
         drop(dir);
-        if is_kept {
+        if unread.is_none() {
             log::info!("{}: is being read; `unionmount prune` removes it later", self.dir.display());
             return Ok(());
         }

@@ -1,11 +1,10 @@
 //! Snapshots of containers: by the mount that a container has, or of its upper as it lies; and containers that branch off others.
 //!
-//! What is frozen lies beside the upper, in `.diff.layers`, and below it the layers of the image, as for every container. A branch has
+//! What is frozen lies beside the upper, and below it the layers of the image, as for every container. A branch has
 //! the same settings, and lies on layers of the other's: so that one stays as long as the branch does.
 
 use std::fs::File;
-use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::image::store::Store;
 use crate::sys::namespace;
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::below::{self, Below};
-use crate::union::frozen::keeping::{self, Kept};
+use crate::union::frozen::keeping::{self, Kept, Unread};
 use crate::union::frozen::removal::{self, Branch};
 use crate::union::frozen::snapshot::Target;
 use crate::union::frozen::unfit::SnapshotError;
@@ -96,7 +95,7 @@ impl Container {
     /// Refuses to have it removed while another lies on layers of it. With the lock of its record, which whoever branches it off has.
     /// `forget`: branches that aren't found were not moved, but are gone for good, and so are those whose records can't be read.
     pub(super) fn bears_nothing(&self, forget: bool) -> Result<()> {
-        let frozen = self.dir.join(".diff.layers");
+        let frozen = removal::place_of(&self.upper());
         let io = |error| ContainerError::io("look at it", &frozen)(error);
         if !frozen.try_exists().map_err(io)? {
             return Ok(());
@@ -222,19 +221,11 @@ impl Container {
         Ok(kept)
     }
 
-    /// Tells whether somebody reads it who keeps it, or a branch of it. With the lock of its record, so that nobody begins to.
-    pub(super) fn is_kept(&self, lock: &File) -> Result<bool> {
-        let is_read = |dir: BorrowedFd<'_>, path: &Path| {
-            keeping::is_read(dir, path).map_err(|error| self.refused(&error.to_string()))
-        };
-        if is_read(lock.as_fd(), &self.dir)? {
-            return Ok(true);
-        }
-        let frozen = self.dir.join(".diff.layers");
-        match File::open(&frozen) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            opened => is_read(opened.map_err(ContainerError::io("open it", &frozen))?.as_fd(), &frozen),
-        }
+    /// Finds out that nobody reads it who keeps it, nor a branch of it, and that nobody begins to as long as what is returned is there.
+    /// With the lock of its record. `None`: somebody does.
+    pub(super) fn unread(&self, lock: &File) -> Result<Option<Unread>> {
+        let unread = keeping::unread(lock.as_fd(), &self.upper(), keeping::READING);
+        unread.map_err(|error| self.refused(&error.to_string()))
     }
 
     fn refused(&self, why: &str) -> ContainerError {

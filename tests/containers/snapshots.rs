@@ -360,10 +360,56 @@ fn what_is_left_of_a_branch_is_pruned_and_holds_nothing_then() {
     bed.um(&["snapshots", "rm", "c", "3"]).refused(1, &["of a container that has gone", "unionmount prune"]);
     bed.um(&["prune", "-f"]).success();
     let branches = bed.container("c").join(".diff.layers/branches");
-    assert_eq!(fs::read_dir(branches).unwrap().count(), 0, "it is written down no more");
+    let written_down = || fs::read_dir(&branches).unwrap().count();
+    assert_eq!(written_down(), 0, "it is written down no more");
     bed.um(&["snapshots", "rm", "c", "3"]).ok();
     bed.um(&["branch", "c", "twig"]).success();
+    // A link to a directory that is elsewhere is no container's.
+    let twig = bed.container("twig");
+    let elsewhere = bed.place.at("elsewhere");
+    fs::rename(&twig, &elsewhere).unwrap();
+    fs::rename(elsewhere.join("config.json"), elsewhere.join("record")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &twig).unwrap();
+    bed.um(&["prune", "-f"]).ok();
+    assert!(twig.symlink_metadata().is_err() && elsewhere.join("diff").exists());
+    assert_eq!(written_down(), 1, "what it leads to is none of the store's");
+    fs::rename(&elsewhere, &twig).unwrap();
+    // One whose mount is detached is in use as long as something has a file open there.
+    let upper = fs::File::open(twig.join("diff")).unwrap();
+    rustix::fs::flock(&upper, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let told = bed.um(&["prune", "-f"]).success();
+    assert!(
+        told.err.contains(twig.to_str().unwrap()) && told.err.contains("its mount is detached"),
+        "{told:?}"
+    );
+    assert!(told.out.contains("and 0 leftovers") && twig.join("diff").exists(), "{told:?}");
+    assert_eq!(written_down(), 1, "it was struck off while it was served");
+    drop(upper);
+    // Where it isn't found what it branches off, that is told.
+    let record = bed.container("c").join(".diff.layers/stack.json");
+    let whole = fs::read(&record).unwrap();
+    fs::write(&record, "{").unwrap();
+    let told = bed.um(&["prune", "-f"]).success();
+    assert!(told.err.contains("stack.json") && told.err.contains("written down still"), "{told:?}");
+    assert!(!twig.exists());
+    fs::write(&record, &whole).unwrap();
+    bed.um(&["branch", "c", "twig"]).success();
     assert!(bed.um(&["container", "prune", "-f"]).ok().out.contains("Removed 2 containers"));
+}
+
+/// Who is about to read has the lock of what is frozen for a moment, and no other yet.
+#[test]
+fn what_somebody_begins_to_read_is_not_removed() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    with_two_states(&bed);
+    let frozen = fs::File::open(bed.container("c").join(".diff.layers")).unwrap();
+    rustix::fs::flock(&frozen, rustix::fs::FlockOperation::LockShared).unwrap();
+    bed.um(&["rm", "c"]).refused(1, &["is being read", "try again"]);
+    drop(frozen);
+    bed.um(&["rm", "c"]).ok();
 }
 
 /// Of a container and a branch of it, of which both have gone while somebody reads the branch.
@@ -392,7 +438,11 @@ fn what_is_read_of_what_is_left_is_not_pruned() {
     for dir in [&twig, &whole] {
         fs::remove_file(dir.join("config.json")).unwrap();
     }
-    bed.um(&["prune", "-f"]).success();
+    let told = bed.um(&["prune", "-f"]).success();
+    for left in [&twig, &whole] {
+        let is_told = |line: &str| line.contains(left.to_str().unwrap()) && line.contains("reads it");
+        assert!(told.err.lines().any(is_told), "{told:?}");
+    }
     for left in [twig.join("diff"), whole.join(".diff.layers/stack.json")] {
         assert!(left.exists(), "{} was taken away from who reads", left.display());
     }

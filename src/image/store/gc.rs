@@ -6,12 +6,12 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::index::Index;
@@ -24,11 +24,7 @@ use crate::image::error::{Result, StoreError};
 use crate::image::name::ImageName;
 use crate::sys::flock::Access;
 use crate::sys::flock::try_lock;
-use crate::union::frozen::unfit::SnapshotError;
 use crate::union::frozen::{keeping, removal};
-
-/// Where what is frozen of a container lies in its directory.
-const FROZEN: &str = ".diff.layers";
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -61,7 +57,7 @@ pub struct Pruned {
     pub bytes: u64,
     /// Why blobs and layers were left alone.
     pub held_back: Option<StoreError>,
-    /// Why leftovers are still there: of those that couldn't be removed.
+    /// Why leftovers are still there: of those that are in use ([`StoreError::InUse`]), and of those that couldn't be removed.
     pub left: Vec<StoreError>,
 }
 
@@ -188,8 +184,7 @@ impl Store {
         self.sweep(&mut pruned, options.unpacked, bar)?;
         for leftover in self.leftovers()? {
             let _held = match self.let_go(&leftover) {
-                Ok(Some(held)) => held,
-                Ok(None) => continue,
+                Ok(held) => held,
                 Err(error) => {
                     pruned.left.push(error);
                     continue;
@@ -268,33 +263,53 @@ impl Store {
         Ok(leftovers)
     }
 
-    /// Lets what a container branches off forget it that is left over, before the rest of it goes. None where somebody reads it still, or
-    /// a branch of it; else what is to be held until it has gone.
-    fn let_go(&self, leftover: &Path) -> Result<Option<Vec<File>>> {
+    /// Lets what a container branches off forget it that is left over, before the rest of it goes. Returns what is to be held until it has
+    /// gone: nobody begins to read it, or mounts it, meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] where somebody reads it still, or a branch of it, or it is mounted. Nobody is waited for: whoever wants the
+    /// index waits for this.
+    fn let_go(&self, leftover: &Path) -> Result<Vec<OwnedFd>> {
         if leftover.parent() != Some(&self.containers_dir()) {
-            return Ok(Some(Vec::new()));
+            return Ok(Vec::new());
         }
-        let refused = |error: SnapshotError| StoreError::Refused(error.to_string());
-        let mut held = Vec::new();
-        // Who reads a branch, which may be left over as well, has the second lock alone.
-        for dir in [leftover.to_owned(), leftover.join(FROZEN)] {
-            let file = match rustix::fs::open(&dir, DIRECTORY, Mode::empty()) {
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
-                opened => File::from(opened.map_err(StoreError::io("open it", &dir))?),
-            };
-            // Nobody begins to while that is held. Who has it changes something there, or begins just now.
-            if !try_lock(&file, Access::Exclusive).map_err(StoreError::io("lock it", &dir))? {
-                return Ok(None);
-            }
-            if keeping::is_read(file.as_fd(), &dir).map_err(refused)? {
-                return Ok(None);
-            }
-            held.push(file);
+        let dir = match rustix::fs::open(leftover, DIRECTORY, Mode::empty()) {
+            // A link is all that goes, and nothing of what it leads to.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
+            opened => opened.map_err(StoreError::io("open it", leftover))?,
+        };
+        let left = |why: &str| {
+            let path = leftover.display();
+            StoreError::InUse(format!(
+                "{path}: what is left of a container stays for now: {why}; prune again when that has ended"
+            ))
+        };
+        // Who has it changes something there, or begins to read just now.
+        let is_locked = try_lock(&dir, Access::Exclusive).map_err(StoreError::io("lock it", leftover))?;
+        let upper = leftover.join("diff");
+        let unread = match is_locked {
+            true => keeping::unread(dir.as_fd(), &upper, Duration::ZERO),
+            false => Ok(None),
+        };
+        let Some(unread) = unread.map_err(|error| StoreError::Refused(error.to_string()))? else {
+            return Err(left("another command reads it (commit, diff or layers)"));
+        };
+        let upper_lock = match openat(&dir, "diff", DIRECTORY, Mode::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
+            opened => Some(opened.map_err(StoreError::io("open it", &upper))?),
+        };
+        let is_free = match upper_lock.as_ref().map_or(Ok(true), |dir| try_lock(dir, Access::Exclusive)) {
+            // On a filesystem that can't tell, it is taken for free.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => true,
+            locked => locked.map_err(StoreError::io("lock it", &upper))?,
+        };
+        if !is_free {
+            return Err(left("its mount is detached, and something has files open there still"));
         }
-        if let Err(error) = removal::let_go(&leftover.join("diff")) {
-            log::info!("{error}; so what it branches off has it written down still");
+        if let Err(error) = removal::let_go(&upper) {
+            log::warn!("{error}; so what it branches off has it written down still");
         }
-        Ok(Some(held))
+        Ok([Some(dir), unread.into_pin(), upper_lock].into_iter().flatten().collect())
     }
 
     /// Returns the lock of those who delete; `None` while somebody adds.

@@ -18,7 +18,7 @@ use crate::union::frozen::held::{Held, NEW, Writing, make_layers};
 use crate::union::frozen::mark::Head;
 use crate::union::frozen::record::Base;
 use crate::union::frozen::root;
-use crate::union::frozen::site::{BRANCHES, Layers, make_own};
+use crate::union::frozen::site::{BRANCHES, Layers, layers_name, make_own};
 use crate::union::frozen::snapshot::{self, Target};
 use crate::union::frozen::unfit::{Result, SnapshotError};
 use crate::union::stack::stack_error::StackError;
@@ -81,10 +81,7 @@ impl Place {
     }
 
     fn layers_name(&self) -> OsString {
-        let mut name = OsString::from(".");
-        name.push(&self.name);
-        name.push(".layers");
-        name
+        layers_name(&self.name)
     }
 
     fn layers_path(&self) -> PathBuf {

@@ -17,14 +17,14 @@ use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::below::open_base;
 use crate::union::frozen::held::PATIENCE;
 use crate::union::frozen::record::MOST_LAYERS;
-use crate::union::frozen::site::Layers;
+use crate::union::frozen::site::{Layers, layers_name};
 use crate::union::frozen::unfit::{Result, SnapshotError};
 
 /// The file whose lock those share who read.
 const READERS: &str = "readers.lock";
 
 /// How long who reads is waited for: most look at something and have ended.
-const READING: Duration = Duration::from_secs(1);
+pub const READING: Duration = Duration::from_secs(1);
 
 /// Keeps layers from being taken away, as long as it is there.
 #[derive(Debug, Default)]
@@ -93,23 +93,58 @@ fn keep_one(layers: &Layers, kept: &mut Kept) -> Result<()> {
     kept.add(layers.dir.as_fd(), &layers.path)
 }
 
-/// Tells whether somebody reads what a directory holds. With its lock, so that nobody begins to.
+/// Keeps who would read what is frozen of an upper from beginning to, as long as it is there.
+#[derive(Debug)]
+#[must_use]
+pub struct Unread(Option<OwnedFd>);
+
+impl Unread {
+    /// Returns it as what is only to be held.
+    pub fn into_pin(self) -> Option<OwnedFd> {
+        self.0
+    }
+}
+
+/// Finds out that nobody reads a container's upper nor what is frozen of it, and keeps others from beginning to. `None`: somebody does
+/// for longer than `patience`, or is changing what is frozen. `dir`: the directory that holds the upper, with its lock, which the caller
+/// has: those who read the container itself have that. Who reads a branch of it has the lock of what is frozen alone.
 ///
 /// # Errors
 /// When that can't be found out.
-pub fn is_read(dir: BorrowedFd<'_>, path: &Path) -> Result<bool> {
+pub fn unread(dir: BorrowedFd<'_>, upper: &Path, patience: Duration) -> Result<Option<Unread>> {
+    if is_read(dir, upper.parent().unwrap_or(upper), patience)? {
+        return Ok(None);
+    }
+    let name = layers_name(upper.file_name().unwrap_or_default());
+    let path = upper.with_file_name(&name);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let frozen = match openat(dir, &name, flags, Mode::empty()) {
+        // In what is no directory nobody has layers.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Some(Unread(None))),
+        opened => opened.map_err(SnapshotError::io("open it", &path))?,
+    };
+    let locked = lock_until(&frozen, Access::Exclusive, Instant::now() + patience);
+    let is_free = locked.map_err(SnapshotError::io("lock it", &path))?;
+    match is_free && !is_read(frozen.as_fd(), &path, patience)? {
+        true => Ok(Some(Unread(Some(frozen)))),
+        false => Ok(None),
+    }
+}
+
+/// Tells whether somebody reads what a directory holds, for longer than `patience`. With its lock, so that nobody begins to.
+fn is_read(dir: BorrowedFd<'_>, path: &Path, patience: Duration) -> Result<bool> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match openat(dir, READERS, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(false),
         opened => File::from(opened.map_err(SnapshotError::io("open readers.lock in it", path))?),
     };
-    let alone = lock_until(&file, Access::Exclusive, Instant::now() + READING);
+    let alone = lock_until(&file, Access::Exclusive, Instant::now() + patience);
     Ok(!alone.map_err(SnapshotError::io("find out who reads in it", path))?)
 }
 
 /// Refuses to take layers away, or an upper, while somebody reads them.
 pub(in crate::union) fn is_read_by_nobody(layers: &Layers) -> Result<()> {
-    match is_read(layers.dir.as_fd(), &layers.path)? {
+    match is_read(layers.dir.as_fd(), &layers.path, READING)? {
         false => Ok(()),
         true => Err(SnapshotError::refused(
             &layers.path,
@@ -121,6 +156,7 @@ pub(in crate::union) fn is_read_by_nobody(layers: &Layers) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::flock::try_lock;
     use crate::union::bed::Bed;
     use crate::union::frozen::snapshot::{Target, snapshot};
     use crate::union::frozen::squash::{Range, Squashing};
@@ -159,5 +195,38 @@ mod tests {
         }
         remove().unwrap();
         squash().unwrap();
+    }
+
+    #[test]
+    fn who_has_found_out_that_nobody_reads_lets_nobody_begin() {
+        let bed = Bed::new(1);
+        let target = Target { upper: bed.at("upper"), lowers: vec![bed.at("0").into()], ..Target::default() };
+        drop(bed.open());
+        let dir = File::open(bed.at("")).unwrap();
+        let asked = || unread(dir.as_fd(), &bed.at("upper"), Duration::ZERO).unwrap();
+        assert!(asked().is_some(), "nothing is frozen");
+        snapshot(&target, None).unwrap();
+        let frozen = removal::place_of(&bed.at("upper"));
+        // As who begins to read takes it first.
+        let begins = || {
+            let dir = File::open(&frozen).unwrap();
+            try_lock(&dir, Access::Shared).unwrap().then_some(dir)
+        };
+        let guard = asked().unwrap();
+        assert!(begins().is_none());
+        drop(guard);
+        let begun = begins().unwrap();
+        assert!(asked().is_none());
+        drop(begun);
+        let kept = keep(&bed.at("upper")).unwrap();
+        assert!(asked().is_none());
+        drop(kept);
+        drop(asked().unwrap());
+        // A link leads to what isn't the upper's.
+        std::fs::rename(&frozen, bed.at("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &frozen).unwrap();
+        let kept = File::open(bed.at("elsewhere")).unwrap();
+        assert!(try_lock(&kept, Access::Exclusive).unwrap());
+        assert!(asked().is_some());
     }
 }

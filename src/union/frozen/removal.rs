@@ -14,7 +14,7 @@ use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::below::{open_base, read_head};
 use crate::union::frozen::held::Writing;
 use crate::union::frozen::keeping;
-use crate::union::frozen::site::{BRANCHES, Layers, Site};
+use crate::union::frozen::site::{BRANCHES, Layers, Site, layers_name};
 use crate::union::frozen::unfit::{Result, SnapshotError};
 
 /// A branch that stands on a layer.
@@ -56,6 +56,11 @@ impl Branch {
 pub fn container_of(upper: &Path) -> Option<&Path> {
     let own = upper.parent().filter(|_| upper.file_name().is_some_and(|name| name == "diff"))?;
     own.parent().and_then(Path::file_name).is_some_and(|within| within == "containers").then_some(own)
+}
+
+/// Returns where what is frozen of the upper at a path lies, if anything is.
+pub fn place_of(upper: &Path) -> PathBuf {
+    upper.with_file_name(layers_name(upper.file_name().unwrap_or_default()))
 }
 
 /// Tells whether the upper at a path is that of no container, though it lies where one's would, in the store of the layers' own one.

@@ -46,6 +46,14 @@ pub struct Layers {
     pub record: Record,
 }
 
+/// Returns the name of the directory with frozen layers beside an upper of that name.
+pub(super) fn layers_name(upper: &OsStr) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(upper);
+    name.push(".layers");
+    name
+}
+
 /// Returns where an open directory is, from the root.
 fn real_path(dir: BorrowedFd<'_>, path: &Path) -> Result<PathBuf> {
     let link = std::fs::read_link(OsStr::new(&*String::from_utf8_lossy(&proc_path(dir))));
@@ -81,10 +89,7 @@ impl Site {
 
     /// Returns the name of the directory with frozen layers.
     pub fn layers_name(&self) -> OsString {
-        let mut name = OsString::from(".");
-        name.push(&self.name);
-        name.push(".layers");
-        name
+        layers_name(&self.name)
     }
 
     /// Tells whether what has the name of the directory with frozen layers belongs to another user.
@@ -124,10 +129,7 @@ impl Layers {
     pub fn beside(upper: &Path) -> Result<Option<Layers>> {
         match rustix::fs::open(upper, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             Err(Errno::NOENT) => {
-                let mut name = OsString::from(".");
-                name.push(upper.file_name().unwrap_or_default());
-                name.push(".layers");
-                Layers::at(&upper.with_file_name(name))
+                Layers::at(&upper.with_file_name(layers_name(upper.file_name().unwrap_or_default())))
             }
             opened => {
                 let opened = opened.map_err(SnapshotError::io("open it", upper))?;
