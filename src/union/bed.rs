@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use support::{LoopFilesystem, Privilege, Scratch};
 use tempfile::TempDir;
 
 use crate::union::nodes::node::Node;
@@ -21,6 +22,29 @@ pub(in crate::union) struct Bed {
     lowers: usize,
     /// Removes them when the test has ended.
     _scratch: Option<TempDir>,
+    _disk: Option<Disk>,
+}
+
+/// A filesystem of ext4 on which nobody makes files but the test: what number a file gets there is not for others to say.
+pub(in crate::union) struct Disk {
+    filesystem: LoopFilesystem,
+    _image: Scratch,
+}
+
+impl Disk {
+    /// Makes one. `None` for who can't mount.
+    pub fn new() -> Option<Disk> {
+        if Privilege::current() != Privilege::Root {
+            return None;
+        }
+        let image = Scratch::in_memory();
+        Some(Disk { filesystem: LoopFilesystem::new(&image, "disk", "ext4", 64 << 20), _image: image })
+    }
+
+    /// Returns where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.filesystem.path()
+    }
 }
 
 impl Bed {
@@ -34,17 +58,22 @@ impl Bed {
         Bed::in_scratch(tempfile::tempdir_in("/dev/shm").unwrap(), lowers)
     }
 
+    /// Does as [`Bed::new`], on a filesystem of its own. `None` for who can't mount.
+    pub fn on_disk(lowers: usize) -> Option<Bed> {
+        let disk = Disk::new()?;
+        let top = disk.path().to_owned();
+        make(&top, lowers);
+        Some(Bed { top, lowers, _scratch: None, _disk: Some(disk) })
+    }
+
     fn in_scratch(scratch: TempDir, lowers: usize) -> Bed {
-        fs::create_dir(scratch.path().join("upper")).unwrap();
-        for lower in 0..lowers {
-            fs::create_dir(scratch.path().join(lower.to_string())).unwrap();
-        }
-        Bed { top: scratch.path().to_owned(), lowers, _scratch: Some(scratch) }
+        make(scratch.path(), lowers);
+        Bed { top: scratch.path().to_owned(), lowers, _scratch: Some(scratch), _disk: None }
     }
 
     /// Returns the layers that another process has made below `top`.
     pub fn of(top: &Path, lowers: usize) -> Bed {
-        Bed { top: top.to_owned(), lowers, _scratch: None }
+        Bed { top: top.to_owned(), lowers, _scratch: None, _disk: None }
     }
 
     /// Returns where something of a layer is, such as `0/a`.
@@ -96,6 +125,13 @@ impl Bed {
     /// Opens the layers as a union with those options.
     pub fn open_with(&self, options: &FsOptions) -> Union {
         Union::with_options(self.stack(), Limits::default(), options).unwrap()
+    }
+}
+
+fn make(top: &Path, lowers: usize) {
+    fs::create_dir(top.join("upper")).unwrap();
+    for lower in 0..lowers {
+        fs::create_dir(top.join(lower.to_string())).unwrap();
     }
 }
 
