@@ -4,7 +4,6 @@
 //! whoever changes what is there has alone. So who is about to remove layers, with the lock of the directory, finds out whether
 //! somebody reads them, and nobody begins to meanwhile. A snapshot takes nothing away, and doesn't ask.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::sys::flock::{Access, lock_until};
+use crate::sys::object::{At, Kind};
 use crate::union::escaped_path::EscapedPath;
 use crate::union::frozen::below::open_base;
 use crate::union::frozen::held::PATIENCE;
@@ -22,6 +22,9 @@ use crate::union::frozen::unfit::{Result, SnapshotError};
 
 /// The file whose lock those share who read.
 const READERS: &str = "readers.lock";
+
+/// How it is opened: what somebody puts in its place is neither followed nor waited for.
+const HOW: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// How long who reads is waited for: most look at something and have ended.
 pub const READING: Duration = Duration::from_secs(1);
@@ -37,8 +40,7 @@ impl Kept {
     /// # Errors
     /// When the lock can't be shared.
     pub fn add(&mut self, dir: BorrowedFd<'_>, path: &Path) -> Result<()> {
-        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match openat(dir, READERS, flags, Mode::from_raw_mode(0o644)) {
+        let file = match openat(dir, READERS, HOW | OFlags::CREATE, Mode::from_raw_mode(0o644)) {
             // Nobody takes anything away there.
             Err(Errno::ROFS) => return Ok(()),
             Err(errno @ (Errno::ACCESS | Errno::PERM)) => {
@@ -48,6 +50,7 @@ impl Kept {
             }
             opened => opened.map_err(SnapshotError::io("keep its layers: open readers.lock in it", path))?,
         };
+        is_file(&file, path)?;
         let until = Instant::now() + PATIENCE;
         match lock_until(&file, Access::Shared, until).map_err(SnapshotError::io("keep its layers", path))? {
             true => self.0.push(file),
@@ -133,13 +136,23 @@ pub fn unread(dir: BorrowedFd<'_>, upper: &Path, patience: Duration) -> Result<O
 
 /// Tells whether somebody reads what a directory holds, for longer than `patience`. With its lock, so that nobody begins to.
 fn is_read(dir: BorrowedFd<'_>, path: &Path, patience: Duration) -> Result<bool> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match openat(dir, READERS, flags, Mode::empty()) {
+    let file = match openat(dir, READERS, HOW, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(false),
-        opened => File::from(opened.map_err(SnapshotError::io("open readers.lock in it", path))?),
+        opened => opened.map_err(SnapshotError::io("open readers.lock in it", path))?,
     };
+    is_file(&file, path)?;
     let alone = lock_until(&file, Access::Exclusive, Instant::now() + patience);
     Ok(!alone.map_err(SnapshotError::io("find out who reads in it", path))?)
+}
+
+/// Refuses what has the place of `readers.lock` and is no file.
+fn is_file(opened: &OwnedFd, path: &Path) -> Result<()> {
+    let stat =
+        At::Fd(opened.as_fd()).stat().map_err(SnapshotError::io("look at readers.lock in it", path))?;
+    match stat.kind() {
+        Kind::File => Ok(()),
+        _ => Err(SnapshotError::refused(path, "readers.lock in it is no regular file; remove it")),
+    }
 }
 
 /// Refuses to take layers away, or an upper, while somebody reads them.
@@ -228,5 +241,28 @@ mod tests {
         let kept = File::open(bed.at("elsewhere")).unwrap();
         assert!(try_lock(&kept, Access::Exclusive).unwrap());
         assert!(asked().is_some());
+    }
+
+    #[test]
+    fn what_has_the_place_of_the_lock_and_is_no_file_is_refused_at_once() {
+        use rustix::fs::{CWD, FileType, mknodat};
+
+        let top = tempfile::tempdir().unwrap();
+        let place = top.path().join(READERS);
+        mknodat(CWD, &place, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        // Held open, for who waits for a writer to fail here as well.
+        let _writer = std::fs::File::options().read(true).write(true).open(&place).unwrap();
+        let dir = std::fs::File::open(top.path()).unwrap();
+        let refused = [
+            Kept::default().add(dir.as_fd(), top.path()).unwrap_err(),
+            is_read(dir.as_fd(), top.path(), READING).unwrap_err(),
+        ];
+        for why in refused.map(|why| why.to_string()) {
+            assert!(why.contains("no regular file"), "{why}");
+        }
+        std::fs::remove_file(&place).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &place).unwrap();
+        assert!(Kept::default().add(dir.as_fd(), top.path()).is_err());
+        assert!(!top.path().join("elsewhere").exists());
     }
 }
