@@ -39,7 +39,7 @@ impl Compared {
     /// # Errors
     /// Those of reading the layers.
     pub fn of(before: &Union, after: &Union) -> Result<Compared> {
-        before.leave_superseded();
+        before.leave_superseded()?;
         let (known, found) = (HashMap::new(), Compared::default());
         let mut walk = Walk { before, after, known, kept: HashSet::new(), gone: HashSet::new(), found };
         let root = if walk.same_layers(before.root(), after.root()) { Seen::Same } else { Seen::Other };

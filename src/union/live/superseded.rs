@@ -6,19 +6,33 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::live::compared::name_of;
 use crate::union::nodes::node::Node;
 
+/// So often a directory may be exchanged while something in it is looked for.
+const CHANGES: usize = 3;
+
 impl Union {
     /// Gives what was found in superseded directories a place in those that stand for them, as far as it is there. Nobody may
     /// change anything meanwhile.
-    pub(in crate::union) fn leave_superseded(&self) {
+    ///
+    /// # Errors
+    /// The first of looking for it where it is now: the union that takes over would not know it.
+    pub(in crate::union) fn leave_superseded(&self) -> Result<()> {
         if self.watched.is_none() {
-            return;
+            return Ok(());
         }
-        let (mut tried, mut looked_at) = (HashSet::new(), Vec::new());
+        let mut looked_at = Vec::new();
+        let left = self.leave_all_superseded(&mut looked_at);
+        // Nobody was told of these.
+        looked_at.into_iter().for_each(|ino| self.release(ino));
+        left
+    }
+
+    fn leave_all_superseded(&self, looked_at: &mut Vec<u64>) -> Result<()> {
+        let mut tried = HashSet::new();
         loop {
             let mut left = Vec::new();
             self.table.for_each(|node| {
@@ -27,20 +41,28 @@ impl Union {
                 }
             });
             if left.is_empty() {
-                break;
+                return Ok(());
             }
             for node in left {
                 tried.insert(node.ino);
-                if let Err(error) = self.leave_superseded_parent(&node, &mut looked_at) {
+                let mut done = self.leave_superseded_parent(&node, looked_at);
+                for _ in 0..CHANGES {
+                    match done {
+                        // What stood for the directory was superseded itself by the look.
+                        Err(FsError::Stale) => done = self.leave_superseded_parent(&node, looked_at),
+                        _ => break,
+                    }
+                }
+                done.map_err(|error| {
                     let path = self.path_of(&node);
                     let path = String::from_utf8_lossy(&path);
-                    log::warn!("lower=checked: {} is not reached any more: {error}", path.escape_debug());
-                }
+                    let place = format!("{}, whose directory was exchanged in a lower", path.escape_debug());
+                    error
+                        .of(place, "it can't be looked for where it is now; try again when nobody changes it")
+                })?;
             }
             // What was looked at may have been superseded by that, with other things in it.
         }
-        // Nobody was told of these.
-        looked_at.into_iter().for_each(|ino| self.release(ino));
     }
 
     /// Looks a node up by its name in what stands for its superseded directory, which gives it its place there if it is that.
@@ -70,14 +92,37 @@ mod tests {
     use crate::union::change::create::Create;
     use crate::union::change::staged::New;
     use crate::union::live::How;
+    use crate::union::live::compared::Compared;
     use crate::union::live::snapshot::Freezing;
     use crate::union::nodes::node::Node;
+    use crate::union::nodes::skeleton::OfUpper;
     use crate::union::options::FsOptions;
     use crate::union::{Limits, Union};
 
     fn make(union: &Union, dir: &Arc<Node>, name: &str) -> Result<(), FsError> {
         let create = Create { new: New::File, mode: 0o644, umask: 0, caller: union.own };
         union.create(dir, name.as_bytes(), create).map(drop)
+    }
+
+    #[test]
+    fn what_cannot_be_looked_for_is_refused() {
+        let bed = Bed::new(2);
+        bed.file("0/d/sub/deep");
+        let union = bed.open_with(&FsOptions { check_lowers: true, ..FsOptions::default() });
+        let [sub, _] = ["d/sub", "d/sub/deep"].map(|path| look_up(&union, path).unwrap());
+        bed.file("1/d/sub/f");
+        look_up(&union, "d").unwrap();
+        {
+            // As by somebody who changes something there, and takes long.
+            let _names = sub.dir.as_ref().unwrap().names.write();
+            let refused = Compared::of(&union, &union).unwrap_err().to_string();
+            assert!(refused.contains("d/sub") && refused.contains("exchanged in a lower"), "{refused}");
+            let refused = union.skeleton(OfUpper::Stays).unwrap_err();
+            assert!(refused.contains("exchanged in a lower"), "{refused}");
+        }
+        Compared::of(&union, &union).unwrap();
+        union.skeleton(OfUpper::Stays).unwrap();
+        union.shut_down();
     }
 
     #[test]

@@ -92,7 +92,13 @@ impl Union {
                 "a layer has inode numbers of more than 48 bits, or files that are mounted on others",
             );
         }
-        self.leave_superseded();
+        if let Err(error) = self.leave_superseded() {
+            log::warn!("lower=checked: {error}");
+            return Err(
+                "something was found in a directory that was exchanged in a lower, and can't be looked for where it is now (the log \
+                 tells what); try again when nobody changes the lowers",
+            );
+        }
         let (mut nameless, mut lost, mut failed) = (Vec::new(), Vec::new(), None);
         let gone = upper == OfUpper::Gone;
         // To go through all nodes takes a while, and mostly there are none without a name.
