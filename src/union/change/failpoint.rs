@@ -1,5 +1,5 @@
 //! The instants of an operation at which it matters what is done and what is not: after each change of the upper, and
-//! while the count of a file's names is looked at. Nothing happens there; tests stop there, to see what a kill leaves
+//! while the count of a file's names, or what lies in lowers that may change, is looked at. Nothing happens there; tests stop there, to see what a kill leaves
 //! and who is held up.
 
 /// What was just done.
@@ -11,6 +11,8 @@ pub(in crate::union) enum Failpoint {
     Identified,
     /// What a rename moves is marked for its new name, and about to get it.
     Marked,
+    /// Something was found in lowers that may change, and is about to be made a node.
+    Found,
 }
 
 /// Notes that an operation is at this instant.

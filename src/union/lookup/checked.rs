@@ -104,10 +104,15 @@ impl Union {
     /// # Errors
     /// `ENOENT` and `ESTALE` where it isn't.
     fn stamp(&self, lower: &Arc<RealDir>, now: SystemTime) -> Result<Stamp> {
-        let stat = self.fds.get(lower)?.at().stat()?;
+        let open = |dir: &Arc<RealDir>| match self.fds.get(dir) {
+            // What lies above it is no directory any more.
+            Err(FsError::Os(Errno::NOTDIR | Errno::LOOP)) => Err(FsError::Stale),
+            opened => opened,
+        };
+        let stat = open(lower)?.at().stat()?;
         let mut at = lower.clone();
         while let Some((parent, name)) = at.found_at().filter(|_| at.veil() == Veil::None) {
-            let seen = parent.stat_in(self.fds.get(&parent)?.entry(&name));
+            let seen = parent.stat_in(open(&parent)?.entry(&name));
             match seen {
                 Ok(seen) if (seen.dev, seen.ino) == at.id => at = parent,
                 Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => return Err(FsError::Stale),

@@ -208,6 +208,12 @@ impl RealDir {
         Trust::unpack(self.trust.load(Ordering::Relaxed))
     }
 
+    /// Tells whether what is in it was born when its filesystem says so. overlayfs tells it of its own layers' files: a file that is
+    /// changed there seems to be born anew.
+    pub(in crate::union) fn keeps_births(&self) -> bool {
+        self.listing_trust() != Trust::None
+    }
+
     /// Tells on what kind of filesystem it is (statfs(2), `f_type`).
     pub(in crate::union) fn set_filesystem(&self, kind: u64) {
         self.trust.store(Trust::of_type(kind) as u8, Ordering::Relaxed);
@@ -325,7 +331,7 @@ impl RealDir {
     }
 
     /// Closes the descriptor, unless it is by now one that the cache may not close.
-    fn close(&self) {
+    pub(in crate::union) fn close(&self) {
         let mut slot = self.fd.lock();
         let closed = if self.closable() { slot.take() } else { None };
         drop(slot);

@@ -29,6 +29,9 @@ impl Union {
         let origin = self.origin_of(parent, name, found)?;
         let _hardlinks = self.has_hardlinks(parent, found).then(|| self.hardlinks.locks.shared(origin));
         let (identity, source, stat) = self.identify_as(origin, (parent, name), found)?;
+        if self.watched.is_some() {
+            failpoint::reached(Failpoint::Found);
+        }
         self.supersede_other((parent, name), identity, found)?;
         let seen = self.seen_of(identity, source, &stat, name, found)?;
         let node = self.table.obtain(identity, seen, lookups, || NewNode {

@@ -170,6 +170,63 @@ fn a_directory_whose_way_was_renamed_takes_no_changes() {
 }
 
 #[test]
+fn a_directory_whose_way_leads_over_something_else_takes_no_changes() {
+    for is_link in [false, true] {
+        let bed = Bed::new(1);
+        bed.file("0/e/mid/sub/f");
+        // So few that none is kept open.
+        let limits = Limits { dir_fds: 1, ..Limits::default() };
+        let how = FsOptions { check_lowers: true, ..FsOptions::default() };
+        let union = Union::with_options(bed.stack(), limits, &how).unwrap();
+        let sub = look_up(&union, "e/mid/sub").unwrap();
+        let lower = &sub.dir.as_ref().unwrap().lowers[0];
+        fs::rename(bed.at("0/e"), bed.at("away")).unwrap();
+        match is_link {
+            true => std::os::unix::fs::symlink("../away", bed.at("0/e")).unwrap(),
+            false => fs::write(bed.at("0/e"), "").unwrap(),
+        }
+        let mut at = Some(lower.clone());
+        while let Some(dir) = at {
+            dir.close();
+            at = dir.found_at().map(|(above, _)| above);
+        }
+        assert_eq!(names_of(&union, &sub), Err(FsError::Stale), "{is_link}");
+        assert_eq!(names_of(&union, &sub), Err(FsError::Stale), "{is_link}: it stays so");
+        assert!(look_up(&union, "e").unwrap().dir.is_none());
+    }
+}
+
+/// What is found after a change, and what was found before it and is made a node later: one of them at the most goes on.
+#[test]
+fn of_two_that_look_one_name_up_before_and_after_a_change_one_alone_has_a_directory_that_takes_changes() {
+    let bed = Bed::new(2);
+    let union = Arc::new(checked(bed.file("1/d/g").file("new/new")));
+    let create = Create { new: New::File, mode: 0o644, umask: 0, caller: union.own };
+    let make = |dir: &Arc<Node>, name: &str| union.create(dir, name.as_bytes(), create).map(drop);
+    let second = Arc::new(std::sync::Mutex::new(None));
+    let look = {
+        let (union, second) = (union.clone(), second.clone());
+        let (from, to) = (bed.at("new"), bed.at("0/d"));
+        move || {
+            fs::rename(from, to).unwrap();
+            let looked = std::thread::spawn(move || look_up(&union, "d")).join().unwrap();
+            *second.lock().unwrap() = looked;
+        }
+    };
+    let first = hook::during(hook::once(look), || look_up(&union, "d")).unwrap();
+    let second = second.lock().unwrap().take().unwrap();
+    assert_ne!(first.ino, second.ino, "it was found before the change");
+    let now = look_up(&union, "d").unwrap();
+    assert_eq!(names_of(&union, &now).unwrap(), ["g", "new"]);
+    for (dir, name) in [(&first, "first"), (&second, "second")] {
+        let expected = if dir.ino == now.ino { Ok(()) } else { Err(FsError::Stale) };
+        assert_eq!(make(dir, name), expected, "{name}");
+    }
+    make(&now, "made").unwrap();
+    assert!(names(&union, "d").unwrap().contains(&"made".to_owned()));
+}
+
+#[test]
 fn a_lower_that_is_gone_shows_nothing_and_the_rest_goes_on() {
     let bed = Bed::new(2);
     let union = checked(bed.file("0/d/a").file("1/d/b").file("upper/d/c"));
