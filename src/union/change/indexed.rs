@@ -8,10 +8,11 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::handle;
-use crate::sys::object::{At, Writable};
+use crate::sys::object::{At, Time, Writable};
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::staged::Staged;
 use crate::union::change::upper::Upper;
+use crate::union::hardlinks::counts::ORIGINAL;
 use crate::union::hardlinks::link_index::{Copied, IndexName, Indexed};
 use crate::union::nodes::region::InodeId;
 use crate::union::stack::access::LayerAt;
@@ -28,14 +29,21 @@ impl Upper {
         self.links().indexed.read().get(&origin).cloned()
     }
 
-    /// Takes a copy out of the index whose original is gone, and whose origin is another file now. Whatever comes of it, nothing is
-    /// known by that origin then.
-    pub(in crate::union) fn disown(&self, origin: InodeId, known: &Indexed) {
-        let mut indexed = self.links().indexed.write();
-        // Somebody else may have been here, and the other file may be copied up by now.
-        if indexed.get(&origin).is_none_or(|now| now.id != known.id) {
-            return;
+    /// Takes a copy out of the index whose original is gone, and whose origin is another file now. Whatever comes of it, nothing
+    /// leads to it by an origin then. The caller has the lock of the origin by which that was found: nobody copies the other file up
+    /// meanwhile, which is to have the name.
+    pub(in crate::union) fn disown(&self, known: &Indexed) {
+        let is_known = {
+            let mut indexed = self.links().indexed.write();
+            let before = indexed.len();
+            // The kernel's entries can have two origins.
+            indexed.retain(|_, now| now.id != known.id);
+            indexed.len() < before
+        };
+        if !is_known {
+            return; // somebody else was here
         }
+        self.has_data(known.id.1);
         let remove = |dir: BorrowedFd<'_>| {
             // With its last link, what was written would go.
             match At::Name(dir, known.name()).stat()?.nlink {
@@ -46,7 +54,7 @@ impl Upper {
         if let Err(error) = self.dir_of_index(&known.name).and_then(remove) {
             log::warn!("the hardlink index keeps a copy whose original is gone: {error}");
         }
-        indexed.remove(&origin);
+        failpoint::reached(Failpoint::Changed);
     }
 
     /// Tells whether the copy in the index with that inode number is a metacopy.
@@ -96,23 +104,27 @@ impl Upper {
     }
 
     /// Gives a copy that is about to be published with [`Staged::link_index`] what its index needs, and tells its name
-    /// there. The kernel knows the file that was copied up, `real`, and no `origin` of that.
+    /// there. The kernel knows the file that was copied up, `real`, and no `origin` of that. `born`: when that was made.
     pub(in crate::union) fn mark_for_index(
         &self,
         copy: Writable<'_>,
         (origin, real): (InodeId, InodeId),
-        lower: LayerAt<'_>,
+        (lower, born): (LayerAt<'_>, Option<Time>),
     ) -> Result<IndexMark> {
-        let mark = |name, handle| IndexMark { name, of: Copied { real, handle } };
         // An error means that nothing more is known of it, where lowers change.
-        let handle = || Ok::<_, FsError>(lower.host().and_then(|at| handle::of(at).ok().flatten()));
+        let handle = lower.host().and_then(|at| handle::of(at).ok().flatten());
+        let of = Copied { real, handle, born };
         if let Some(kernel) = &self.links().kernel
             && let Some(name) = kernel.mark(copy, real, lower)?
         {
-            return Ok(mark(IndexName::Kernel(name), handle()?));
+            return Ok(IndexMark { name: IndexName::Kernel(name), of });
+        }
+        // The kernel's name has the handle; this program's doesn't tell which of those it is that have had the number.
+        if let Some(text) = of.text(self.regions()) {
+            self.set_mark(copy, ORIGINAL, text.as_bytes())?;
         }
         let name = origin.to_text('-', self.regions()).unwrap_or_default().into_bytes();
-        Ok(mark(IndexName::Own(name), handle()?))
+        Ok(IndexMark { name: IndexName::Own(name), of })
     }
 }
 

@@ -87,7 +87,7 @@ impl Union {
         removed.lose_name(self, parent, name, || {
             let upper = self.upper()?;
             match (below, removed.present, removed.hidden) {
-                (true, None, Some(count)) => upper.hide_link(&fd, name, removed.identity.origin, count),
+                (true, None, Some(hidden)) => upper.hide_link(&fd, name, removed.identity.origin, hidden),
                 (true, present, _) => upper.whiteout(&fd, name, present.map(|_| Present::Leaf)),
                 (false, Some(_), _) => upper.remove(&fd, name, Present::Leaf),
                 (false, None, _) => Err(FsError::Stale),

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::sys::object::Kind;
 use crate::union::Union;
 use crate::union::change::upper::UpperFd;
+use crate::union::hardlinks::counts::Hidden;
 use crate::union::lookup::found::Found;
 use crate::union::lookup::index::UpperEntry;
 use crate::union::nodes::node::{Identity, InodeId, Node, NodePlace, NodeSource, both_places};
@@ -20,7 +21,7 @@ pub(in crate::union) struct RemovedEntry {
     pub present: Option<Kind>,
     indexed: bool,
     /// The name is one of several of a lower's file: how many are hidden once it is gone.
-    pub hidden: Option<u64>,
+    pub hidden: Option<Hidden>,
 }
 
 impl RemovedEntry {
@@ -46,11 +47,17 @@ impl RemovedEntry {
         let upper = fs.upper()?;
         let seen = fs.seen_of(identity, source, &stat, name, found)?;
         let node = fs.table.find(identity).filter(|node| seen.fits(node.generation()));
+        let is_hidden = present.is_none() && found.stat.nlink > 1;
+        let hidden = || Hidden {
+            count: fs.hidden_count(identity.origin) + 1,
+            // A copy that a snapshot froze was made at another time than its origin.
+            born: found.stat.born.filter(|_| found.id == identity.origin),
+        };
         fs.check_judged(parent, name, node.as_ref(), found.stat.nlink)?;
         Ok(RemovedEntry {
             node,
             indexed: upper.is_indexed(identity.origin),
-            hidden: (present.is_none() && found.stat.nlink > 1).then(|| fs.hidden_count(identity.origin) + 1),
+            hidden: is_hidden.then(hidden),
             identity,
             present,
         })
@@ -85,10 +92,10 @@ impl RemovedEntry {
             let (mut place, mut moved) = both_places(node, mover);
             lose(fs, (node, &mut place), (parent, name), next, || replace(&mut moved))
         };
-        let Some(count) = self.hidden else { return lose_name() };
+        let Some(hidden) = self.hidden else { return lose_name() };
         let (upper, lower) = (fs.upper()?, self.identity.origin);
-        upper.replace_link(fd, name, lower, count)?;
-        upper.link_was_replaced(lower, count, lose_name())
+        upper.replace_link(fd, name, lower, hidden.count)?;
+        upper.link_was_replaced(lower, hidden, lose_name())
     }
 
     /// Brings the link counts and the hardlink index up to date. The name is gone whatever comes of it; a copy without
@@ -99,8 +106,8 @@ impl RemovedEntry {
         {
             log::warn!("a copy without names stays in the index until the next mount: {e}");
         }
-        if let Some(count) = self.hidden {
-            fs.hardlinks.hide(self.identity.origin, count);
+        if let Some(hidden) = self.hidden {
+            fs.hardlinks.hide(self.identity.origin, hidden);
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::lend::with_rights;
 use crate::union::change::new::New;
 use crate::union::escaped_path::EscapedPath;
+use crate::union::hardlinks::counts::Hidden;
 use crate::union::hardlinks::link_index::{LinkIndex, Mending};
 use crate::union::lookup::marker::{MarkerForms, WH_OPAQUE};
 use crate::union::lookup::private::Namespace;
@@ -358,7 +359,7 @@ impl Upper {
     ///
     /// # Errors
     /// Those of reading the hardlink index.
-    pub(in crate::union) fn read_hidden_links(&self) -> Result<DashMap<InodeId, u64>> {
+    pub(in crate::union) fn read_hidden_links(&self) -> Result<DashMap<InodeId, Hidden>> {
         let of_another = self.closed.load(Ordering::SeqCst);
         let (hidden, has_left) =
             self.hidden_links(if of_another { Mending::Later } else { Mending::AtOnce })?;
@@ -366,14 +367,19 @@ impl Upper {
         Ok(hidden)
     }
 
-    /// Mends what was left in the hardlink index while another one had it in use. Nobody asks meanwhile.
+    /// Mends what was left in the hardlink index while another one had it in use. Nobody asks meanwhile. What can't be mended stays to
+    /// be, and holds the rest up in nothing.
     fn mend(&self) {
         if !self.to_mend.swap(false, Ordering::AcqRel) {
             return;
         }
-        let mended = self.links.read(&self.layer, &self.regions, Mending::AtOnce);
-        if let Err(e) = mended.and_then(|_| self.hidden_links(Mending::AtOnce)) {
-            log::error!("the hardlink index can't be mended before the next mount: {e}");
+        let copies = self.links.read(&self.layer, &self.regions, Mending::AtOnce).map(drop);
+        let hidden = self.hidden_links(Mending::AtOnce).map(drop);
+        if let Err(e) = copies.and(hidden) {
+            self.to_mend.store(true, Ordering::Release);
+            log::error!(
+                "something in the hardlink index can't be mended yet, at the latest the next mount does: {e}"
+            );
         }
     }
 
@@ -472,8 +478,10 @@ pub(in crate::union) fn changed() {
 mod tests {
     use super::*;
 
-    use crate::union::Union;
-    use crate::union::bed::Bed;
+    use crate::union::bed::{Bed, look_up};
+    use crate::union::data::file::Write;
+    use crate::union::stack::layer::{Stack, StackOptions, XattrChoice};
+    use crate::union::{Limits, Union};
 
     /// Makes a union whose upper is said to be on a filesystem without one journal, as btrfs is.
     fn without_journal(bed: &Bed) -> Union {
@@ -525,6 +533,43 @@ mod tests {
         assert_eq!(on_disk(union.upper.as_ref().unwrap()), (0, 0));
         let ext4_xfs_btrfs = [0xef53, 0x5846_5342, 0x9123_683e].map(has_one_journal);
         assert_eq!(ext4_xfs_btrfs, [true, true, false]);
+    }
+
+    #[test]
+    fn what_cannot_be_mended_holds_nothing_else_up_and_is_tried_again() {
+        let index = ".upper.work/index.unionmount";
+        let bed = Bed::new(1);
+        bed.file("0/f");
+        std::fs::hard_link(bed.at("0/f"), bed.at("0/f2")).unwrap();
+        let mut options =
+            StackOptions { upper: Some(bed.at("upper")), xattr: XattrChoice::User, ..Default::default() };
+        options.lowers = vec![bed.at("0").into()];
+        let union = Union::new(Stack::open(&options).unwrap(), Limits::default()).unwrap();
+        let upper = union.upper().unwrap();
+        if !upper.caps().xattr {
+            return support::skipped("the filesystem of the scratch directories keeps no marks");
+        }
+        let node = look_up(&union, "f").unwrap();
+        union.write(&node, 0, b"X", Write::default()).unwrap();
+        let [entry] = bed.names(index).try_into().unwrap();
+        let (region, _) = entry.split_once('-').unwrap();
+        // Of a copy without names, which can't go as a copy does.
+        let stuck = bed.at(index).join(format!("{region}-1"));
+        std::fs::create_dir(&stuck).unwrap();
+        fs::setxattr(&stuck, "user.overlay.nlink", b"=0", XattrFlags::empty()).unwrap();
+        // And of what was never hidden.
+        let mend = || {
+            upper.links.indexed.write().clear();
+            std::fs::write(bed.at(index).join(format!("{region}-5.hiding")), "").unwrap();
+            upper.to_mend.store(true, Ordering::Relaxed);
+            upper.mend();
+            assert!(upper.has_index(), "what can be read is known");
+            assert!(!bed.names(index).iter().any(|name| name.ends_with(".hiding")));
+            upper.to_mend.load(Ordering::Relaxed)
+        };
+        assert!(mend(), "it is to be tried again");
+        std::fs::remove_dir(&stuck).unwrap();
+        assert!(!mend());
     }
 
     #[test]

@@ -1,11 +1,35 @@
 //! Link counts and origins as they are kept with a copy: the names of the attributes, and what their values say.
 
+use crate::sys::object::Time;
+
 /// The mark that keeps a copy's origin.
 pub(in crate::union) const ORIGIN: &str = "unionmount.origin";
+/// The mark of a copy in this program's index that tells which inode it was copied from, and when that was made.
+pub(in crate::union) const ORIGINAL: &str = "unionmount.original";
 /// The mark of a copy in the index that no name leads to yet.
 pub(in crate::union) const UNPUBLISHED: &str = "unionmount.unpublished";
 /// The mark that keeps the link count of a copy in the index.
 pub(in crate::union) const NLINK: &str = "nlink";
+
+/// Names of a lower's file that are hidden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hidden {
+    /// How many.
+    pub count: u64,
+    /// Which of the files it is that have had the number, by when it was made.
+    pub born: Option<Time>,
+}
+
+/// Returns a time of birth as text.
+pub(in crate::union) fn birth_text(born: Time) -> String {
+    format!("{}.{}", born.sec, born.nsec)
+}
+
+/// Returns the reverse of [`birth_text`].
+pub(in crate::union) fn parse_birth(text: &str) -> Option<Time> {
+    let (sec, nsec) = text.split_once('.')?;
+    Some(Time { sec: sec.parse().ok()?, nsec: nsec.parse().ok()? })
+}
 
 /// Returns the link count that an `overlay.nlink` of the form `=n` gives.
 pub(in crate::union) fn absolute_nlink(value: &[u8]) -> Option<u64> {

@@ -6,8 +6,9 @@
 //! has a record in the hardlink index of the workdir:
 //!
 //! ```text
-//! ORIGIN.hidden    a symbolic link whose target is COUNT:INO: so many names are hidden, the last of them by the
-//!                  whiteout with that inode number
+//! ORIGIN.hidden    a symbolic link whose target is COUNT:INO:BORN: so many names are hidden, the last of them by the
+//!                  whiteout with that inode number, of the file that was made at that time. The time is left out where it
+//!                  isn't known
 //! ORIGIN.hiding    while a name is being hidden: one more link of the whiteout that will take it away
 //! ORIGIN.replacing while something else takes the place of a name: a symbolic link whose target is COUNT:INO:NAME: so
 //!                  many are hidden if the upper's directory with that inode number has an entry NAME
@@ -33,6 +34,7 @@ use crate::sys::object::{At, Kind, Time};
 use crate::union::change::failpoint::{self, Failpoint};
 use crate::union::change::staged::New;
 use crate::union::change::upper::{Upper, UpperFd};
+use crate::union::hardlinks::counts::{Hidden, birth_text, parse_birth};
 use crate::union::hardlinks::link_index::Mending;
 use crate::union::lookup::marker::WH_PREFIX;
 use crate::union::nodes::node::InodeId;
@@ -49,16 +51,22 @@ struct HiddenLinksRecord {
     count: u64,
     /// Inode number of the whiteout that was counted last; 0 for what was hidden otherwise.
     last: u64,
+    /// When the file was made.
+    born: Option<Time>,
 }
 
 impl HiddenLinksRecord {
     fn parse(text: &[u8]) -> Option<HiddenLinksRecord> {
-        let (count, last) = std::str::from_utf8(text).ok()?.split_once(':')?;
-        Some(HiddenLinksRecord { count: count.parse().ok()?, last: last.parse().ok()? })
+        let mut parts = std::str::from_utf8(text).ok()?.splitn(3, ':');
+        let (count, last) = (parts.next()?, parts.next()?);
+        // Of a form of which this program doesn't know, it says no less how many are hidden.
+        let born = parts.next().and_then(parse_birth);
+        Some(HiddenLinksRecord { count: count.parse().ok()?, last: last.parse().ok()?, born })
     }
 
     fn text(self) -> String {
-        format!("{}:{}", self.count, self.last)
+        let born = self.born.map(|born| format!(":{}", birth_text(born))).unwrap_or_default();
+        format!("{}:{}{born}", self.count, self.last)
     }
 }
 
@@ -121,28 +129,28 @@ fn file_name(origin: InodeId, suffix: &str, regions: &Regions) -> Option<Vec<u8>
 }
 
 impl Upper {
-    /// Hides a name that only the lowers have, of the file `origin` with several names, of which `count` are hidden
+    /// Hides a name that only the lowers have, of the file `origin` with several names, of which so many are hidden
     /// afterwards.
     pub(in crate::union) fn hide_link(
         &self,
         dir: &UpperFd,
         name: &[u8],
         origin: InodeId,
-        count: u64,
+        hidden: Hidden,
     ) -> Result<()> {
         let Some(hiding) = file_name(origin, HIDING, self.regions()) else {
             return self.whiteout(dir, name, None); // it has no identity that lasts, so no count that does
         };
         if self.caps().whiteout == WhiteoutForm::Aufs {
             // It can't be told apart from one that was there before.
-            self.replace_link(dir, &[WH_PREFIX, name].concat(), origin, count)?;
-            let hidden = self.whiteout(dir, name, None);
-            return self.link_was_replaced(origin, count, hidden);
+            self.replace_link(dir, &[WH_PREFIX, name].concat(), origin, hidden.count)?;
+            let done = self.whiteout(dir, name, None);
+            return self.link_was_replaced(origin, hidden, done);
         }
         let last = self.publish_counted_whiteout(dir, name, &hiding)?;
         // The name is hidden. What isn't recorded now, the next mount finds by `hiding`.
         if let Err(e) = self
-            .write_record(origin, HiddenLinksRecord { count, last })
+            .write_record(origin, HiddenLinksRecord { count: hidden.count, last, born: hidden.born })
             .and_then(|()| self.drop_record(&hiding))
         {
             log::warn!("a hidden name is recorded by the next mount only: {e}");
@@ -169,13 +177,13 @@ impl Upper {
     pub(in crate::union) fn link_was_replaced(
         &self,
         origin: InodeId,
-        count: u64,
+        Hidden { count, born }: Hidden,
         done: Result<()>,
     ) -> Result<()> {
         let Some(replacing) = file_name(origin, REPLACING, self.regions()) else { return done };
         // What is left of a failure is found wrong, or counted, by the next mount.
         let recorded = match &done {
-            Ok(()) => self.write_record(origin, HiddenLinksRecord { count, last: 0 }),
+            Ok(()) => self.write_record(origin, HiddenLinksRecord { count, last: 0, born }),
             Err(_) => Ok(()),
         };
         if let Err(e) = recorded.and_then(|()| self.drop_record(&replacing)) {
@@ -186,19 +194,23 @@ impl Upper {
 
     /// Returns how many names of lower files with several are hidden, and whether something of what a crash left is to be recorded or
     /// removed still.
-    pub(in crate::union) fn hidden_links(&self, mending: Mending) -> Result<(DashMap<InodeId, u64>, bool)> {
+    pub(in crate::union) fn hidden_links(
+        &self,
+        mending: Mending,
+    ) -> Result<(DashMap<InodeId, Hidden>, bool)> {
         let is_indexed = |id| self.is_indexed(id);
         let Found { records, unrecorded, stale } =
             read_hidden(self.index_dir(), self.root(), self.regions(), is_indexed)?;
         let has_left = mending == Mending::Later && !(unrecorded.is_empty() && stale.is_empty());
         if mending == Mending::AtOnce {
-            remove_all(self.index_dir(), &stale)?;
-            for Unrecorded { origin, record, told_by } in unrecorded {
-                self.write_record(origin, record)?;
-                self.drop_record(&told_by)?;
-            }
+            // One that fails is no reason to leave the others.
+            let recorded = unrecorded.into_iter().map(|Unrecorded { origin, record, told_by }| {
+                self.write_record(origin, record).and_then(|()| self.drop_record(&told_by))
+            });
+            remove_all(self.index_dir(), &stale).into_iter().chain(recorded).fold(Ok(()), Result::and)?;
         }
-        Ok((records.into_iter().map(|(id, record)| (id, record.count)).collect(), has_left))
+        let hidden = |record: HiddenLinksRecord| Hidden { count: record.count, born: record.born };
+        Ok((records.into_iter().map(|(id, record)| (id, hidden(record))).collect(), has_left))
     }
 
     fn drop_record(&self, name: &[u8]) -> Result<()> {
@@ -211,16 +223,6 @@ impl Upper {
         let Some(name) = file_name(origin, HIDDEN, self.regions()) else { return Ok(()) };
         let staged = self.stage_in_any_case(New::Symlink(record.text().as_bytes()))?;
         staged.publish_in_index(&name)
-    }
-
-    /// Returns when the record of a file's hidden names was written, if there is one and that can be told.
-    pub(in crate::union) fn hidden_since(&self, origin: InodeId) -> Result<Option<Time>> {
-        let Some(name) = file_name(origin, HIDDEN, self.regions()) else { return Ok(None) };
-        match At::Name(self.index_dir(), &name).stat() {
-            Ok(record) => Ok(record.born),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
     }
 
     /// Forgets the record, which isn't needed any more: the file was copied up, and the copy keeps the count.
@@ -248,8 +250,9 @@ struct Found {
     stale: Vec<Vec<u8>>,
 }
 
-fn remove_all(index: BorrowedFd<'_>, stale: &[Vec<u8>]) -> Result<()> {
-    Ok(stale.iter().try_for_each(|name| fs::unlinkat(index, &name[..], AtFlags::empty()))?)
+/// Removes entries of the index. Returns what came of each.
+fn remove_all(index: BorrowedFd<'_>, stale: &[Vec<u8>]) -> Vec<Result<()>> {
+    stale.iter().map(|name| Ok(fs::unlinkat(index, &name[..], AtFlags::empty())?)).collect()
 }
 
 /// Reads the records. `upper`: the root of the upper. `is_indexed`: files that were copied up need none.
@@ -287,7 +290,7 @@ fn read_hidden(
         if published && !is_indexed(id) {
             let record = records.entry(id).or_default();
             if record.last != stat.ino {
-                *record = HiddenLinksRecord { count: record.count + 1, last: stat.ino };
+                *record = HiddenLinksRecord { count: record.count + 1, last: stat.ino, ..*record };
                 unrecorded.push(Unrecorded { origin: id, record: *record, told_by: name });
                 continue;
             }
@@ -297,10 +300,11 @@ fn read_hidden(
     for (id, name) in replacing {
         if let Some(intent) = Replacing::parse(&At::Name(index, &name).readlink()?)
             && !is_indexed(id)
-            && records.get(&id).copied().unwrap_or_default().count < intent.count
+            && let before = records.get(&id).copied().unwrap_or_default()
+            && before.count < intent.count
             && has_entry(upper, intent.dir, &intent.name)?.unwrap_or(false)
         {
-            let record = HiddenLinksRecord { count: intent.count, last: 0 };
+            let record = HiddenLinksRecord { count: intent.count, last: 0, born: before.born };
             records.insert(id, record);
             unrecorded.push(Unrecorded { origin: id, record, told_by: name });
             continue;
@@ -318,8 +322,15 @@ mod tests {
 
     #[test]
     fn records_are_a_count_and_an_inode() {
-        let record = HiddenLinksRecord { count: 3, last: 77 };
-        assert_eq!(HiddenLinksRecord::parse(record.text().as_bytes()), Some(record));
+        let born = Some(Time { sec: -1, nsec: 5 });
+        for record in [None, born].map(|born| HiddenLinksRecord { count: 3, last: 77, born }) {
+            assert_eq!(HiddenLinksRecord::parse(record.text().as_bytes()), Some(record));
+        }
+        // Of earlier versions, and of what may come.
+        for known in [&b"3:77"[..], b"3:77:x", b"3:77:1.2:x"] {
+            let record = HiddenLinksRecord { count: 3, last: 77, born: None };
+            assert_eq!(HiddenLinksRecord::parse(known), Some(record));
+        }
         for bad in [&b""[..], b"3", b"x:1", b"3:", b"\xff:1"] {
             assert_eq!(HiddenLinksRecord::parse(bad), None, "{bad:?}");
         }
@@ -341,7 +352,7 @@ mod tests {
             let found =
                 read_hidden(index.as_fd(), upper.as_fd(), &regions, |known| is_indexed && known == id);
             let Found { records, stale, .. } = found.unwrap();
-            remove_all(index.as_fd(), &stale).unwrap();
+            remove_all(index.as_fd(), &stale).into_iter().for_each(Result::unwrap);
             records
         };
         let count = || read(false).get(&id).map_or(0, |record| record.count);

@@ -7,6 +7,7 @@ use dashmap::mapref::one::{Ref, RefMut};
 
 use crate::error::Result;
 use crate::union::change::upper::Upper;
+use crate::union::hardlinks::counts::Hidden;
 use crate::union::hardlinks::links::OtherName;
 use crate::union::hardlinks::locks::HardlinkLocks;
 use crate::union::nodes::node::Node;
@@ -25,7 +26,7 @@ pub(in crate::union) struct Hardlinks {
     /// no descriptor is needed.
     other_names: DashMap<u64, Vec<OtherName>>,
     /// Names that whiteouts took from lower files that were never copied up.
-    hidden: DashMap<InodeId, u64>,
+    hidden: DashMap<InodeId, Hidden>,
 }
 
 impl Hardlinks {
@@ -47,12 +48,26 @@ impl Hardlinks {
 
     /// Returns how many names of a lower file are hidden, if any are.
     pub fn hidden(&self, lower: InodeId) -> Option<u64> {
+        self.hidden_of(lower).map(|hidden| hidden.count)
+    }
+
+    /// Does the same, and tells of which of the files that have had the number.
+    pub fn hidden_of(&self, lower: InodeId) -> Option<Hidden> {
         self.hidden.get(&lower).map(|hidden| *hidden)
     }
 
     /// Notes that so many names of a lower file are hidden.
-    pub fn hide(&self, lower: InodeId, count: u64) {
-        self.hidden.insert(lower, count);
+    pub fn hide(&self, lower: InodeId, hidden: Hidden) {
+        self.hidden.insert(lower, hidden);
+    }
+
+    /// Forgets that the node is a copy of an origin, and names that led to it by that. Returns the directories that they held, which
+    /// may be known to nobody else.
+    pub fn part(&self, ino: u64) -> Vec<Arc<Node>> {
+        self.origins.remove(&ino);
+        let Some(mut names) = self.other_names.get_mut(&ino) else { return Vec::new() };
+        let led = names.extract_if(.., |name| name.is_by_index());
+        led.map(OtherName::into_parent).collect()
     }
 
     /// Notes that a lower file has a copy, which counts its names from now on. Tells whether some were hidden.

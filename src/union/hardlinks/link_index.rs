@@ -19,10 +19,10 @@ use rustix::io::Errno;
 use crate::error::{FsError, Result};
 use crate::sys::dir::for_each_entry;
 use crate::sys::handle::FileHandle;
-use crate::sys::object::{At, Stat, Writable};
+use crate::sys::object::{At, Stat, Time, Writable};
 use crate::sys::xattr;
-use crate::union::change::lend::{Refused, upper_marks, with_rights};
-use crate::union::hardlinks::counts::{self, NLINK, ORIGIN, UNPUBLISHED};
+use crate::union::change::lend::{Refused, upper_marks, upper_xattr, with_rights};
+use crate::union::hardlinks::counts::{self, NLINK, ORIGIN, ORIGINAL, UNPUBLISHED};
 use crate::union::hardlinks::kernel_index::{KernelEntry, KernelIndex};
 use crate::union::lookup::marker::read_marks;
 use crate::union::lookup::private::Namespace;
@@ -60,8 +60,24 @@ impl IndexName {
 pub struct Copied {
     /// Which inode it is.
     pub real: InodeId,
-    /// And which of those that have had the number.
+    /// And which of those that have had the number, by its file handle,
     pub handle: Option<FileHandle>,
+    /// or by when it was made.
+    pub born: Option<Time>,
+}
+
+impl Copied {
+    /// Returns what a copy remembers of it; `None`: nothing that lasts.
+    pub(in crate::union) fn text(&self, regions: &Regions) -> Option<String> {
+        Some(format!("1 {} {}", self.real.to_text(':', regions)?, counts::birth_text(self.born?)))
+    }
+
+    /// Returns the reverse of [`Copied::text`]. `None` for a form of which this program doesn't know.
+    fn parse(value: &[u8], regions: &Regions) -> Option<Copied> {
+        let (real, born) = std::str::from_utf8(value).ok()?.strip_prefix("1 ")?.split_once(' ')?;
+        let real = InodeId::from_text(real.as_bytes(), ':', regions)?;
+        Some(Copied { real, handle: None, born: Some(counts::parse_birth(born)?) })
+    }
 }
 
 /// A lower file's copy.
@@ -110,63 +126,162 @@ impl LinkIndex {
     /// and goes. Tells whether something is left to be mended.
     ///
     /// # Errors
-    /// Those of reading, and of mending.
+    /// The first of reading, and of mending. What can be read is known all the same, and the rest as it was known before.
     pub fn read(&self, layer: &UpperLayer, regions: &Regions, mending: Mending) -> Result<bool> {
-        let mut mender = Mender { mending, has_left: false };
-        let mut indexed = HashMap::new();
-        let mut metacopies = HashSet::new();
-        let dir = layer.work.index.as_fd();
-        let mut names = Vec::new();
-        for_each_entry::<FsError>(dir, |entry| {
-            names.push(entry.name.to_vec());
-            Ok(())
-        })?;
-        for name in names {
-            let Some(id) = InodeId::from_text(&name, '-', regions) else { continue };
-            let held = At::Name(dir, &name).pin()?;
-            let stat = At::Fd(held.as_fd()).stat()?;
-            if mender.has_names(layer, held.as_fd(), &stat, None)? {
-                metacopies.extend(mender.lacks_data(layer, held.as_fd(), &stat)?);
-                indexed
-                    .insert(id, Indexed { name: IndexName::Own(name), id: (stat.dev, stat.ino), of: None });
-            } else {
-                mender.mend(|| Ok(fs::unlinkat(dir, &name[..], AtFlags::empty())?))?;
-            }
+        let mut reading = Reading::new(layer, regions, mending);
+        reading.own();
+        if let Some(kernel) = &self.kernel {
+            reading.kernels(kernel);
         }
-        if let Some(kernel) = &self.kernel
-            && let Some(dir) = kernel.dir().map_err(|e| {
-                let place = format!("workdir {}: index", layer.work.path.display());
-                e.of(place, "it must be a directory: remove it, or give another workdir")
-            })?
-        {
-            for KernelEntry { name, stat, lower, handle } in kernel.entries()? {
-                let held = At::Name(dir, &name).pin()?;
-                if At::Fd(held.as_fd()).stat()?.ino != stat.ino {
-                    log::debug!("index: an entry was exchanged");
-                    continue;
-                }
-                if !mender.has_names(layer, held.as_fd(), &stat, Some(&lower.stat))? {
-                    mender.mend(|| Ok(fs::unlinkat(dir, &name[..], AtFlags::empty())?))?;
-                    continue;
-                }
-                // Of a copy of a copy that a snapshot froze, the kernel knows the latter, and its mark where that came from.
-                let came_from = lower.origin.filter(|_| layer.lies_on_frozen);
-                let came_from = came_from.and_then(|mark| InodeId::from_text(&mark, ':', regions));
-                let known = came_from.unwrap_or(lower.id);
-                let marked = mender.marked_origin(layer, regions, held.as_fd(), known)?;
-                for origin in [marked, lower.id] {
-                    if let Entry::Vacant(free) = indexed.entry(origin) {
-                        metacopies.extend(mender.lacks_data(layer, held.as_fd(), &stat)?);
-                        let name = IndexName::Kernel(name.clone());
-                        let of = Some(Copied { real: lower.id, handle: Some(handle.clone()) });
-                        free.insert(Indexed { name, id: (stat.dev, stat.ino), of });
-                    }
+        let Reading { mender, mut indexed, mut metacopies, unread, failed, .. } = reading;
+        if failed.is_some() {
+            let before = self.metacopies.read();
+            for (origin, known) in self.indexed.read().iter().filter(|(_, known)| unread.has(&known.name)) {
+                if let Entry::Vacant(free) = indexed.entry(*origin) {
+                    metacopies.extend(before.get(&known.id.1));
+                    free.insert(known.clone());
                 }
             }
         }
         *self.indexed.write() = indexed;
         *self.metacopies.write() = metacopies;
-        Ok(mender.has_left)
+        failed.map_or(Ok(mender.has_left), Err)
+    }
+}
+
+/// Entries of the indexes that couldn't be read or mended.
+#[derive(Debug, Default)]
+struct Unread {
+    own: HashSet<Vec<u8>>,
+    kernels: HashSet<Vec<u8>>,
+    /// One of the indexes as a whole.
+    all_own: bool,
+    all_kernels: bool,
+}
+
+impl Unread {
+    fn has(&self, name: &IndexName) -> bool {
+        match name {
+            IndexName::Own(name) => self.all_own || self.own.contains(name),
+            IndexName::Kernel(name) => self.all_kernels || self.kernels.contains(name),
+        }
+    }
+}
+
+/// The indexes, as far as they are read.
+struct Reading<'a> {
+    layer: &'a UpperLayer,
+    regions: &'a Regions,
+    mender: Mender,
+    indexed: HashMap<InodeId, Indexed>,
+    metacopies: HashSet<u64>,
+    unread: Unread,
+    /// Why, at first.
+    failed: Option<FsError>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(layer: &'a UpperLayer, regions: &'a Regions, mending: Mending) -> Reading<'a> {
+        Reading {
+            layer,
+            regions,
+            mender: Mender { mending, has_left: false },
+            indexed: HashMap::new(),
+            metacopies: HashSet::new(),
+            unread: Unread::default(),
+            failed: None,
+        }
+    }
+
+    fn fail(&mut self, error: FsError) {
+        self.failed.get_or_insert(error);
+    }
+
+    /// Reads this program's.
+    fn own(&mut self) {
+        let mut names = Vec::new();
+        let listed = for_each_entry::<FsError>(self.layer.work.index.as_fd(), |entry| {
+            names.push(entry.name.to_vec());
+            Ok(())
+        });
+        if let Err(error) = listed {
+            self.unread.all_own = true;
+            self.fail(error);
+        }
+        for name in names {
+            let Some(id) = InodeId::from_text(&name, '-', self.regions) else { continue };
+            if let Err(error) = self.own_entry(id, &name) {
+                self.unread.own.insert(name);
+                self.fail(error);
+            }
+        }
+    }
+
+    fn own_entry(&mut self, id: InodeId, name: &[u8]) -> Result<()> {
+        let (layer, dir) = (self.layer, self.layer.work.index.as_fd());
+        let held = At::Name(dir, name).pin()?;
+        let stat = At::Fd(held.as_fd()).stat()?;
+        if !self.mender.has_names(layer, held.as_fd(), &stat, None)? {
+            return self.mender.mend(|| Ok(fs::unlinkat(dir, name, AtFlags::empty())?));
+        }
+        let lacks_data = self.mender.lacks_data(layer, held.as_fd(), &stat)?;
+        let of = self.mender.original(layer, self.regions, held.as_fd())?;
+        self.metacopies.extend(lacks_data);
+        let name = IndexName::Own(name.to_vec());
+        self.indexed.insert(id, Indexed { name, id: (stat.dev, stat.ino), of });
+        Ok(())
+    }
+
+    /// Reads the kernel's.
+    fn kernels(&mut self, kernel: &KernelIndex) {
+        let dir = kernel.dir().map_err(|e| {
+            let place = format!("workdir {}: index", self.layer.work.path.display());
+            e.of(place, "it must be a directory: remove it, or give another workdir")
+        });
+        let entries = dir.and_then(|dir| Ok((dir, kernel.entries()?)));
+        match entries {
+            Ok((None, _)) => {}
+            Ok((Some(dir), entries)) => {
+                for entry in entries {
+                    if let Err(error) = self.kernel_entry(dir, &entry) {
+                        self.unread.kernels.insert(entry.name);
+                        self.fail(error);
+                    }
+                }
+            }
+            Err(error) => {
+                self.unread.all_kernels = true;
+                self.fail(error);
+            }
+        }
+    }
+
+    fn kernel_entry(&mut self, dir: BorrowedFd<'_>, entry: &KernelEntry) -> Result<()> {
+        let KernelEntry { name, stat, lower, handle } = entry;
+        let (layer, regions) = (self.layer, self.regions);
+        let held = At::Name(dir, name).pin()?;
+        if At::Fd(held.as_fd()).stat()?.ino != stat.ino {
+            log::debug!("index: an entry was exchanged");
+            return Ok(());
+        }
+        if !self.mender.has_names(layer, held.as_fd(), stat, Some(&lower.stat))? {
+            return self.mender.mend(|| Ok(fs::unlinkat(dir, &name[..], AtFlags::empty())?));
+        }
+        // Of a copy of a copy that a snapshot froze, the kernel knows the latter, and its mark where that came from.
+        let came_from = lower.origin.as_ref().filter(|_| layer.lies_on_frozen);
+        let came_from = came_from.and_then(|mark| InodeId::from_text(mark, ':', regions));
+        let known = came_from.unwrap_or(lower.id);
+        let marked = self.mender.marked_origin(layer, regions, held.as_fd(), known)?;
+        let lacks_data = self.mender.lacks_data(layer, held.as_fd(), stat)?;
+        for origin in [marked, lower.id] {
+            if let Entry::Vacant(free) = self.indexed.entry(origin) {
+                self.metacopies.extend(lacks_data);
+                let name = IndexName::Kernel(name.clone());
+                let of = Some(Copied { real: lower.id, handle: Some(handle.clone()), born: None });
+                free.insert(Indexed { name, id: (stat.dev, stat.ino), of });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -211,6 +326,27 @@ impl Mender {
             },
         };
         Ok(marks.metacopy.then_some(stat.ino))
+    }
+
+    /// Returns what a copy in this program's index remembers of its original.
+    fn original(
+        &mut self,
+        layer: &UpperLayer,
+        regions: &Regions,
+        held: BorrowedFd<'_>,
+    ) -> Result<Option<Copied>> {
+        let mark = layer.caps.namespace.name(ORIGINAL).into_bytes();
+        let value = match self.mending {
+            Mending::AtOnce => upper_xattr(At::Fd(held), &mark)?,
+            Mending::Later => match xattr::get(At::Fd(held), &mark) {
+                Err(Errno::ACCESS) => {
+                    self.has_left = true;
+                    None
+                }
+                value => value?,
+            },
+        };
+        Ok(value.and_then(|value| Copied::parse(&value, regions)))
     }
 
     /// Tells whether a name of the merged view leads to a copy. Ends what a crash interrupted. `lower`: the original of what the kernel

@@ -39,6 +39,11 @@ pub(in crate::union) struct OtherName {
 }
 
 impl OtherName {
+    /// Tells whether it leads to the file by the hardlink index.
+    pub fn is_by_index(&self) -> bool {
+        self.source == NodeSource::Index
+    }
+
     /// Returns the directory that it is in.
     pub fn into_parent(self) -> Arc<Node> {
         self.parent

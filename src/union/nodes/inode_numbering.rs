@@ -176,7 +176,7 @@ impl Union {
         self.identify_as(origin, (parent, name), found)
     }
 
-    /// Returns what a finding's number is made of. It never changes, so no lock is needed.
+    /// Returns what a finding's number is made of. It never changes but for a copy whose original is gone, so no lock is needed.
     pub(in crate::union) fn origin_of(&self, parent: &Node, name: &[u8], found: &Found) -> Result<InodeId> {
         let own = || found.id;
         match &found.what {
@@ -225,7 +225,15 @@ impl Union {
             }
             // In a lower that changes it may have lost its other names since it was copied up.
             FoundKind::Leaf { .. } if found.stat.nlink > 1 || is_checked => {
-                let copy = self.indexed_copy(origin)?;
+                let mut copy = self.indexed_copy(origin)?;
+                if is_checked
+                    && copy.as_ref().is_some_and(|copy| copy.kind() != found.stat.kind())
+                    && let Some(known) = self.upper()?.indexed(origin)
+                {
+                    // Whatever is known of the original: a file never becomes one of another type.
+                    self.disown(origin, &known, name)?;
+                    copy = None;
+                }
                 failpoint::reached(Failpoint::Identified);
                 match copy {
                     Some(copy) => {

@@ -167,6 +167,17 @@ impl Table {
         self.fallback.insert(real, number);
     }
 
+    /// Lets an object keep the number that it has as a copy, which it isn't any more, of an origin. `other` has the origin's inode
+    /// number now, and gets another. Returns the number.
+    pub(in crate::union) fn part(&self, copy: Identity, other: InodeId) -> u64 {
+        let number = self.number(copy);
+        self.keep_number(copy.real, number);
+        if self.number(Identity { origin: other, real: other }) == number {
+            self.other_number(other, number);
+        }
+        number
+    }
+
     /// Returns the node of an object that was found, if it is known: as [`Table::obtain`], but makes none.
     pub fn find(&self, identity: Identity) -> Option<Arc<Node>> {
         let number = match self.fallback.get(&identity.real) {

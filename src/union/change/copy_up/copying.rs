@@ -325,7 +325,7 @@ impl<'u> CopyUp<'u> {
     }
 
     fn link_index(&self, copy: u64) -> Result<IndexLink<'u>> {
-        let lower = self.original.held.at();
+        let lower = (self.original.held.at(), self.original.stat.born);
         let name =
             self.upper.mark_for_index(self.staged.object(), (self.original.id, self.original.real), lower)?;
         self.staged.link_index(self.original.id, name)?;

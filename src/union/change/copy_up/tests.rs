@@ -11,6 +11,7 @@ use crate::union::bed::kill::{Order, kill_at};
 use crate::union::bed::{Bed, look_up};
 use crate::union::change::rename::RenameMode;
 use crate::union::data::file::Write;
+use crate::union::hardlinks::counts::Hidden;
 use crate::union::nodes::node::Node;
 use crate::union::options::FsOptions;
 use crate::union::view::attr::SetAttr;
@@ -251,7 +252,7 @@ fn other_names_that_go_before_an_unnamed_copy_is_published_are_not_counted() {
             assert!(!copying.is_finished(), "it waits for nobody");
             std::thread::yield_now();
         }
-        union.hardlinks.hide(origin, 3 - left);
+        union.hardlinks.hide(origin, Hidden { count: 3 - left, born: None });
         drop(unlinking);
         copying.join().unwrap().unwrap();
         let upper = union.upper().unwrap();
