@@ -174,6 +174,7 @@ mod tests {
     use crate::union::frozen::snapshot::{Target, snapshot};
     use crate::union::frozen::squash::{Range, Squashing};
     use crate::union::frozen::{branch, removal, rollback};
+    use std::fs::File;
 
     #[test]
     fn what_is_read_is_not_taken_away_and_snapshots_go_on() {

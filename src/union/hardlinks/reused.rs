@@ -66,9 +66,11 @@ impl Union {
     /// Parts a copy from the file that has its original's number by now. It shows the number that it had as long as the mount lives,
     /// and keeps its names in the upper. The caller holds the lock of the number, `origin`.
     ///
+    /// Its marks go as far as they can be taken away: with them it would be the other file's copy again for the next mount, or for one
+    /// that lies on it when it is frozen.
+    ///
     /// # Errors
-    /// Those of taking its marks away. With them it would be the other file's copy again for the next mount, or for one that lies on it
-    /// when it is frozen.
+    /// Those of looking at the copy.
     pub(in crate::union) fn disown(&self, origin: InodeId, known: &Indexed, name: &[u8]) -> Result<()> {
         let upper = self.upper()?;
         log::warn!(
@@ -84,12 +86,20 @@ impl Union {
             upper.disown(known);
             return Ok(());
         };
-        let marked = upper_xattr(copy.host()?, &upper.mark_name(ORIGIN))?;
+        let marked = upper_xattr(copy.host()?, &upper.mark_name(ORIGIN)).unwrap_or_else(|error| {
+            log::warn!("what a copy without original was made of isn't known: {error}");
+            None
+        });
         let marked = marked.and_then(|mark| InodeId::from_text(&mark, ':', &self.regions));
         let real = self.upper_id(&copy.stat()?);
         let number = self.table.part(Identity { origin: marked.unwrap_or(origin), real }, origin);
         // Before it leaves the index: what a kill leaves is found once more by that.
-        [ORIGIN, NLINK].into_iter().try_for_each(|mark| upper.drop_mark(copy.writable()?, mark))?;
+        for mark in [ORIGIN, NLINK] {
+            // An immutable copy, or a full upper: the file that was found isn't to be missing for that.
+            if let Err(error) = copy.writable().and_then(|at| upper.drop_mark(at, mark)) {
+                log::warn!("a copy keeps a mark of its original, which is gone: {error}");
+            }
+        }
         upper.disown(known);
         self.lead_by_no_index((number, real), copy);
         Ok(())

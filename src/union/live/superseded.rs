@@ -6,6 +6,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::error::{FsError, Result};
 use crate::union::Union;
 use crate::union::live::compared::name_of;
@@ -52,6 +54,18 @@ impl Union {
                         Err(FsError::Stale) => done = self.leave_superseded_parent(&node, looked_at),
                         _ => break,
                     }
+                }
+                // What may not be looked at, or can't be read, is told as before: it is no reason to refuse all else.
+                let unreachable = [Errno::ACCESS, Errno::PERM, Errno::IO, Errno::NOTDIR, Errno::STALE];
+                if let Err(error) = &done
+                    && unreachable.contains(&error.errno())
+                {
+                    let path = self.path_of(&node);
+                    log::warn!(
+                        "{}: its directory was exchanged in a lower, and it can't be looked for where it is now: {error}",
+                        String::from_utf8_lossy(&path).escape_debug()
+                    );
+                    continue;
                 }
                 done.map_err(|error| {
                     let path = self.path_of(&node);
