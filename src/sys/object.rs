@@ -195,6 +195,14 @@ pub fn unnoticed(open: impl Fn(OFlags) -> Result<OwnedFd>) -> Result<OwnedFd> {
     }
 }
 
+/// Makes a descriptor one by which reading changes no access times, from now on.
+///
+/// # Errors
+/// `EPERM` for who neither owns the file nor has CAP_FOWNER.
+pub fn set_unnoticed(fd: BorrowedFd<'_>) -> Result<()> {
+    fs::fcntl_setfl(fd, fs::fcntl_getfl(fd)? | OFlags::NOATIME)
+}
+
 /// Returns whether there is openat2(2): not before Linux 5.6, nor under old seccomp filters.
 pub(super) fn has_openat2() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();

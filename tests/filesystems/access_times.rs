@@ -85,6 +85,30 @@ fn of_the_upper_follow_the_mount_option_and_the_open() {
     assert!(!read(&["noatime"], OFlags::empty()), "noatime has no effect");
 }
 
+/// With `noatime` also of a file that was made in the same mount, and by who has it open still.
+#[test]
+fn of_a_new_file_stay_with_noatime() {
+    support::needs_root!();
+    let stack = Stack::new(1);
+    let read = |extra: &[&str]| {
+        let mount = stack.mount_with(extra);
+        let path = mount.join("new");
+        let file = File::create(&path).unwrap();
+        file.write_all_at(b"f", 0).unwrap();
+        support::run("touch", &["-a", "-d", OLD, path.to_str().unwrap()]);
+        let before = fs::metadata(&path).unwrap().atime();
+        assert_eq!(fs::read(&path).unwrap(), b"f");
+        let place = stack.upper().root().join("new");
+        let now = fs::metadata(&place).unwrap().atime();
+        drop(file);
+        mount.unmount();
+        fs::remove_file(&place).unwrap();
+        now != before
+    };
+    assert!(read(&[]), "reading is not noted: the test tests nothing");
+    assert!(!read(&["noatime"]), "noatime has no effect");
+}
+
 /// What is mounted inside a lower is shown, and what is read of it as well leaves no trace but in links.
 #[test]
 fn of_what_is_mounted_inside_a_lower_stay() {

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::error::{FsError, Result};
 use crate::sys::copy::write_all_at;
-use crate::sys::object::{At, Kind, SetTime, Stat, Writable};
+use crate::sys::object::{At, Kind, SetTime, Stat, Writable, set_unnoticed};
 use crate::sys::splice::Pipe;
 use crate::union::Union;
 use crate::union::change::copy_up::completion::{METACOPY, REDIRECT};
@@ -307,6 +307,13 @@ impl Union {
     /// Takes a descriptor that was opened with the file's creation.
     pub(in crate::union) fn keep_data_fd(&self, node: &Node, fd: OwnedFd) {
         node.set_no_stray_marks();
+        // Who reads the file while it is open reads by this one. An upper that refuses that has its access times noted, as
+        // when the file is opened later.
+        if self.no_atime
+            && let Err(e) = set_unnoticed(fd.as_fd())
+        {
+            log::debug!("the access time of a new file is noted: {e}");
+        }
         self.files.keep(node.ino, fd.into(), true);
     }
 
