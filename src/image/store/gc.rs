@@ -184,7 +184,8 @@ impl Store {
         self.sweep(&mut pruned, options.unpacked, bar)?;
         for leftover in self.leftovers()? {
             let _held = match self.let_go(&leftover) {
-                Ok(held) => held,
+                Ok(Some(held)) => held,
+                Ok(None) => continue,
                 Err(error) => {
                     pruned.left.push(error);
                     continue;
@@ -264,18 +265,18 @@ impl Store {
     }
 
     /// Lets what a container branches off forget it that is left over, before the rest of it goes. Returns what is to be held until it has
-    /// gone: nobody begins to read it, or mounts it, meanwhile.
+    /// gone: nobody begins to read it, or mounts it, meanwhile. `None`: somebody is removing or making it just now, and sees to it.
     ///
     /// # Errors
     /// [`StoreError::InUse`] where somebody reads it still, or a branch of it, or it is mounted. Nobody is waited for: whoever wants the
     /// index waits for this.
-    fn let_go(&self, leftover: &Path) -> Result<Vec<OwnedFd>> {
+    fn let_go(&self, leftover: &Path) -> Result<Option<Vec<OwnedFd>>> {
         if leftover.parent() != Some(&self.containers_dir()) {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         let dir = match rustix::fs::open(leftover, DIRECTORY, Mode::empty()) {
             // A link is all that goes, and nothing of what it leads to.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Vec::new()),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Some(Vec::new())),
             opened => opened.map_err(StoreError::io("open it", leftover))?,
         };
         let left = |why: &str| {
@@ -284,8 +285,14 @@ impl Store {
                 "{path}: what is left of a container stays for now: {why}; prune again when that has ended"
             ))
         };
-        // Who has it changes something there, or begins to read just now.
-        let is_locked = try_lock(&dir, Access::Exclusive).map_err(StoreError::io("lock it", leftover))?;
+        let lock = |access| try_lock(&dir, access).map_err(StoreError::io("lock it", leftover));
+        // Who has it alone changes something there; those who begin to read share it.
+        let is_locked = match lock(Access::Exclusive)? {
+            true => true,
+            false if !lock(Access::Shared)? => return Ok(None),
+            // Unless that one has ended between the two.
+            false => lock(Access::Exclusive)?,
+        };
         let upper = leftover.join("diff");
         let unread = match is_locked {
             true => keeping::unread(dir.as_fd(), &upper, Duration::ZERO),
@@ -309,7 +316,7 @@ impl Store {
         if let Err(error) = removal::let_go(&upper) {
             log::warn!("{error}; so what it branches off has it written down still");
         }
-        Ok([Some(dir), unread.into_pin(), upper_lock].into_iter().flatten().collect())
+        Ok(Some([Some(dir), unread.into_pin(), upper_lock].into_iter().flatten().collect()))
     }
 
     /// Returns the lock of those who delete; `None` while somebody adds.
