@@ -313,7 +313,10 @@ impl Store {
         if !is_free {
             return Err(left("its mount is detached, and something has files open there still"));
         }
-        if let Err(error) = removal::let_go(&upper) {
+        // One that is gone by now `rm` is removing at the same time, and has let go of.
+        if let Err(error) = removal::let_go(&upper)
+            && fs::symlink_metadata(&upper).is_ok()
+        {
             log::warn!("{error}; so what it branches off has it written down still");
         }
         Ok(Some([Some(dir), unread.into_pin(), upper_lock].into_iter().flatten().collect()))
