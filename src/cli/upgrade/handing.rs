@@ -160,6 +160,8 @@ impl Handing {
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed)?;
+        // With it goes this process's copy of the other end: that somebody has ended shows by the last one.
+        drop(command);
         let started = Started { child: Some(child), talk };
         match started.talk.hear(Some(STARTING)) {
             Ok(Word::Hello { format, program }) if format < FORMAT => Err(format!(
