@@ -1,6 +1,8 @@
 //! Images whose layers stay as they came: loaded without unpacking, and mounted so.
 
 use support::{Fields, Snapshot, diff};
+use unionmount::container::lowers::image_as_it_lies;
+use unionmount::image::store::Store;
 
 use crate::lab::{Image, Lab, Tar, gzip};
 
@@ -101,6 +103,40 @@ fn who_only_looks_at_an_image_unpacks_nothing_and_sees_the_same() {
             assert_eq!(&lab.out(look), before, "{look}");
         }
     }
+}
+
+#[test]
+fn who_looks_at_an_image_keeps_what_it_reads() {
+    let lab = Lab::new();
+    lab.write("a.tar", &image().oci().archive());
+    lab.um(&["load", "--no-unpack", "a.tar"]).ok();
+    let store = Store::open(Some(&lab.store())).unwrap();
+    let looked_at = store.resolve("app:1").unwrap();
+    let kept = image_as_it_lies(&store, &looked_at).unwrap();
+    lab.um(&["rmi", "app:1"]);
+    lab.um(&["prune", "--force", "--wait", "0"]).refused(1, &["reading from it"]);
+    assert_eq!(kept.sources().unwrap().len(), 3);
+    drop(kept);
+    lab.um(&["rmi", "app:1"]);
+    lab.um(&["prune", "--force"]).ok();
+    let gone = image_as_it_lies(&store, &looked_at).unwrap_err().to_string();
+    assert!(gone.contains("no image"), "{gone}");
+}
+
+/// One layer has a tree and no blob, another a blob and no tree.
+#[test]
+fn where_a_blob_is_missing_the_trees_serve() {
+    let lab = Lab::new();
+    let image = image();
+    lab.write("a.tar", &image.oci().archive());
+    lab.um(&["load", "a.tar"]).ok();
+    let layers = lab.um(&["layers", "app:1"]).ok().out;
+    let at =
+        |what: &str, tar: usize| lab.at(&format!("store/{what}/{}", crate::lab::sha256(&image.tars[tar])));
+    std::fs::remove_file(at("blobs/sha256", 0)).unwrap();
+    std::fs::remove_dir_all(at("layers", 2)).unwrap();
+    assert_eq!(lab.um(&["layers", "app:1"]).ok().out, layers);
+    assert!(at("layers", 2).join("diff").exists());
 }
 
 #[test]
