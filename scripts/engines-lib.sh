@@ -22,7 +22,7 @@ start_engines() {
         cp "$program" "$scratch/bin/"
         mount_program=$scratch/bin/${program##*/}
     fi
-    trap 'status=$?; end_engines; (exit "$status"); clean_up' EXIT
+    endings+=(end_engines)
     for who; do
         settings "$who"
     done

@@ -33,6 +33,9 @@ find_program() {
 
 union_flags=()
 
+# What ends before the scratch directory goes: functions, in this order. A script adds to it and sets no trap of its own.
+endings=()
+
 # A scratch directory, removed with all mounts in it when the script ends, however it ends.
 make_scratch() {
     scratch=$(mktemp -d "${UNIONMOUNT_SCRATCH:-${TMPDIR:-/tmp}}/um-XXXXXX")
@@ -43,7 +46,12 @@ make_scratch() {
 }
 
 clean_up() {
-    local status=$? mount
+    local status=$? mount ending
+    # Whatever of it fails: the rest is cleaned up all the same.
+    set +e
+    for ending in "${endings[@]}"; do
+        "$ending"
+    done
     while read -r mount; do
         umount "$mount" 2>/dev/null || umount -l "$mount" || echo "left mounted: $mount" >&2
     done < <(awk -v dir="$scratch/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | tac)
