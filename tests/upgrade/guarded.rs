@@ -71,7 +71,16 @@ fn a_daemon_that_is_root_by_setuid_starts_what_is_so_and_lends_no_environment() 
     script(&bed.place, "script", "exit");
     chown(copy(&bed.place, "own", 0o755), Some(uid), Some(gid)).unwrap();
     let own = format!("belongs to uid {uid}");
-    for (program, why) in [("plain", "is not setuid"), ("script", "is not setuid"), ("own", &own)] {
+    copy(&bed.place, "groups", 0o4750);
+    fs::set_permissions(script(&bed.place, "setuid-script", "exit"), fs::Permissions::from_mode(0o4755))
+        .unwrap();
+    for (program, why) in [
+        ("plain", "is not setuid"),
+        ("script", "is not setuid"),
+        ("own", &own),
+        ("groups", "is not setuid for everybody"),
+        ("setuid-script", "is a script"),
+    ] {
         asked(program).refused(1, &[program, why, "goes on as before"]);
     }
     let environment = |daemon: i32| fs::read(format!("/proc/{daemon}/environ")).unwrap();

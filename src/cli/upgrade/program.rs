@@ -6,11 +6,12 @@
 //! (FUSE), or has mounted of an image of his (nosuid, as the kernel doesn't believe setuid there), a file may belong to anybody.
 //!
 //! Root's programs do many things for whoever runs them as root, and an interpreter among them what its environment says. So a daemon that is
-//! root by setuid alone starts what is setuid as well, which its user can start with the same rights; and no daemon that may more than its
-//! user lends its environment, which may be that user's.
+//! root by setuid alone starts what is setuid as well and everybody may execute, which its user can start with the same rights, and no script,
+//! for which the kernel doesn't heed setuid; and no daemon that may more than its user lends its environment, which may be that user's.
 
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{StatVfsMountFlags, fstatfs, fstatvfs};
@@ -23,6 +24,9 @@ const BY_OTHERS: u32 = 0o022;
 
 /// Who starts it is its owner meanwhile (S_ISUID).
 const SETUID: u32 = 0o4000;
+
+/// Execute permission for everybody.
+const BY_ANYBODY: u32 = 0o001;
 
 /// The type of FUSE filesystems (statfs(2), `f_type`).
 const FUSE: u64 = 0x6573_5546;
@@ -77,7 +81,24 @@ pub(super) fn may_be_started(file: &File, found: &Metadata) -> Result<Daemon, St
         }
         Daemon::AsItsUser | Daemon::Roots => Place::default(),
     };
-    is_fit(daemon, (found.uid(), found.mode()), place).map(|()| daemon)
+    is_fit(daemon, (found.uid(), found.mode()), place)?;
+    if daemon == Daemon::RootForItsUser
+        && is_script(file).map_err(|error| format!("what it is can't be told: {error}"))?
+    {
+        return Err(
+            "is a script, which setuid isn't heeded for, and the daemon, which is setuid, doesn't start it"
+                .to_owned(),
+        );
+    }
+    Ok(daemon)
+}
+
+/// Tells whether the kernel starts an interpreter for it. `file` only names it, and may be nothing else than a regular file: the owner is
+/// root, and the mode lets everybody execute it.
+fn is_script(file: &File) -> io::Result<bool> {
+    let mut head = Vec::new();
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.take(2).read_to_end(&mut head)?;
+    Ok(head == b"#!")
 }
 
 fn place_of(file: &File) -> io::Result<Place> {
@@ -103,8 +124,8 @@ fn is_fit(daemon: Daemon, (owner, mode): (u32, u32), place: Place) -> Result<(),
             mode & 0o7777
         ));
     }
-    if daemon == Daemon::RootForItsUser && mode & SETUID == 0 {
-        return Err("is not setuid, and the daemon, which is, doesn't start for its user as root what that user can't".to_owned());
+    if daemon == Daemon::RootForItsUser && mode & (SETUID | BY_ANYBODY) != SETUID | BY_ANYBODY {
+        return Err("is not setuid for everybody, and the daemon, which is, doesn't start for its user as root what that user can't".to_owned());
     }
     let untrusted = match place {
         _ if daemon == Daemon::Roots => return Ok(()),
@@ -132,9 +153,11 @@ mod tests {
             (0, 0o100757, false),
             (0, 0o104757, false),
             (1000, 0o104755, false),
+            (0, 0o104750, true),
+            (0, 0o104754, true),
         ] {
             let by_setuid = is_fit(Daemon::RootForItsUser, (owner, mode), Place::default());
-            assert_eq!(by_setuid.is_ok(), is_started && mode & SETUID != 0, "{owner} {mode:o}");
+            assert_eq!(by_setuid.is_ok(), (owner, mode) == (0, 0o104755), "{owner} {mode:o}");
             for daemon in [Daemon::Roots, Daemon::AboveItsUser] {
                 let is_fit = is_fit(daemon, (owner, mode), Place::default());
                 assert_eq!(is_fit.is_ok(), is_started, "{daemon:?} {owner} {mode:o}");
