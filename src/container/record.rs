@@ -535,7 +535,8 @@ mod tests {
             .unwrap();
         let record = container.dir.join("config.json");
         let mut other = container.clone();
-        let later: [fn(&mut serde_json::Value); 4] = [
+        let later: [fn(&mut serde_json::Value); 5] = [
+            |value| value["settings"]["cap_add"] = serde_json::json!(["CAP_CHOWN", "CAP_OF_LATER"]),
             |value| value["restart"] = "always".into(),
             |value| value["settings"]["restart"] = "always".into(),
             |value| value["settings"]["net"] = "bridge".into(),

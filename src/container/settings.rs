@@ -100,7 +100,7 @@ pub struct Tmpfs {
 
 /// One capability, or all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, try_from = "String")]
 pub enum Cap {
     /// All.
     All(All),
@@ -114,6 +114,21 @@ pub enum All {
     /// Every capability that the kernel knows.
     #[serde(rename = "ALL")]
     All,
+}
+
+impl TryFrom<String> for Cap {
+    type Error = String;
+
+    /// Reads what a record has. One that isn't known is told in serde's words for that, as of every other kind of value:
+    /// by them a record of a later program is told from a damaged one.
+    fn try_from(text: String) -> std::result::Result<Cap, String> {
+        match text.as_str() {
+            "ALL" => Ok(Cap::All(All::All)),
+            name => serde_json::from_value(name.into())
+                .map(Cap::One)
+                .map_err(|_| format!("unknown variant `{name}`, expected a capability")),
+        }
+    }
 }
 
 impl std::str::FromStr for Cap {

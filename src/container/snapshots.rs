@@ -4,6 +4,7 @@
 //! the same settings, and lies on layers of the other's: so that one stays as long as the branch does.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::mounting;
 use super::namespace as of_users;
 use super::record::Container;
 use crate::control::mounts::Mount;
+use crate::image::error::StoreError;
 use crate::image::store::Store;
 use crate::sys::namespace;
 use crate::union::escaped_path::EscapedPath;
@@ -71,7 +73,13 @@ impl Container {
     /// # Errors
     /// When that isn't found.
     pub fn frozen(&self) -> Result<Option<Below>> {
-        below::of_path(&self.upper()).map_err(|error| self.refused(&error.to_string()))
+        below::of_path(&self.upper()).map_err(|error| match error {
+            SnapshotError::Later { path, what } => StoreError::Later { path, what }.into(),
+            SnapshotError::Io { what, path, source } if source.kind() != ErrorKind::NotFound => {
+                ContainerError::io(what, path)(source)
+            }
+            error => self.refused(&error.to_string()),
+        })
     }
 
     /// Returns what lies frozen below its upper, and the layers of its image.

@@ -31,12 +31,16 @@ fn verify_all(store: &Store, repair: bool, verified: &mut Verified) -> Result<()
                 format!("load that image again, or unionmount rm {id}"),
             );
         }
-        if let Err(error) = container.frozen() {
-            let id = container.short_id();
-            verified.broken(
-                error.to_string(),
-                format!("bring back what is missing of its snapshots, or unionmount rm {id}"),
-            );
+        match container.frozen() {
+            Ok(_) => {}
+            Err(ContainerError::Store(cause)) if !cause.is_damage() => verified.unchecked(&cause),
+            Err(error) => {
+                let id = container.short_id();
+                verified.broken(
+                    error.to_string(),
+                    format!("bring back what is missing of its snapshots, or unionmount rm {id}"),
+                );
+            }
         }
     }
     for Unreadable { dir, error, .. } in broken {

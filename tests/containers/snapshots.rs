@@ -547,3 +547,23 @@ fn the_manuals_lines_about_containers_can_be_typed() {
     bed.place.umount("mnt");
     assert_eq!(shown(&bed, "other", "cat etc/new"), "one\n");
 }
+
+/// What a later program wrote is no reason to have a container removed.
+#[test]
+fn snapshots_of_a_later_program_are_not_broken() {
+    if let Some(why) = lacking(false) {
+        support::skip!("{why}");
+    }
+    let bed = Bed::new();
+    with_two_states(&bed);
+    bed.um(&["verify"]).ok();
+    bed.sh("sed -i '0,/\"next\"/s//\"shown_as\": 5, \"next\"/' $(find . -name stack.json)").ok();
+    let ended = bed.um(&["verify"]);
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    let told = format!("{}{}", ended.out, ended.err);
+    assert!(
+        told.contains("a later version of unionmount") && told.contains("(unknown field `shown_as`)"),
+        "{told}"
+    );
+    assert!(told.contains("could not be checked") && !told.contains("unionmount rm"), "{told}");
+}

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use crate::sys::durable::write_durably_in;
 use crate::sys::object::proc_path;
-use crate::union::frozen::record::{LARGEST, Record};
+use crate::union::frozen::record::{LARGEST, NotRead, Record};
 use crate::union::frozen::unfit::{Result, SnapshotError};
 use crate::union::stack::place::parent_and_name;
 
@@ -240,7 +240,10 @@ fn read_record(dir: BorrowedFd<'_>, path: &Path) -> Result<Option<Record>> {
     if text.len() as u64 > LARGEST {
         return Err(SnapshotError::Record { path: file, why: "is larger than any record".into() });
     }
-    Record::parse(&text).map(Some).map_err(|why| SnapshotError::Record { path: file, why })
+    Record::parse(&text).map(Some).map_err(|why| match why {
+        NotRead::Later(what) => SnapshotError::Later { path: file, what },
+        NotRead::Damaged(why) => SnapshotError::Record { path: file, why },
+    })
 }
 
 /// Writes the record of an open directory, so that it is the old one or the new one. By a path it could be written into what

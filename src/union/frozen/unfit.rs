@@ -28,6 +28,18 @@ pub enum SnapshotError {
         why: String,
     },
 
+    /// The record was written by a later program. Without what isn't known it would be written anew, and that be lost.
+    #[error(
+        "{}: was written by a later version of unionmount, with what this one doesn't know ({what}); upgrade, and try again",
+        shown(.path)
+    )]
+    Later {
+        /// The record.
+        path: PathBuf,
+        /// What isn't known.
+        what: String,
+    },
+
     /// What is on the disk doesn't go together.
     #[error("{}: {why}", shown(.path))]
     Damaged {
