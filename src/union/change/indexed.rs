@@ -45,10 +45,11 @@ impl Upper {
         }
         self.has_data(known.id.1);
         let remove = |dir: BorrowedFd<'_>| {
-            // With its last link, what was written would go.
-            match At::Name(dir, known.name()).stat()?.nlink {
-                1 => Ok(()),
-                _ => Ok(self.remove_name(dir, known.name(), AtFlags::empty())?),
+            let found = At::Name(dir, known.name()).stat()?;
+            // With its last link, what was written would go. And something else may have the name.
+            match found.nlink > 1 && (found.dev, found.ino) == known.id {
+                true => Ok(self.remove_name(dir, known.name(), AtFlags::empty())?),
+                false => Ok(()),
             }
         };
         if let Err(error) = self.dir_of_index(&known.name).and_then(remove) {

@@ -375,10 +375,10 @@ impl Upper {
         }
         let copies = self.links.read(&self.layer, &self.regions, Mending::AtOnce).map(drop);
         let hidden = self.hidden_links(Mending::AtOnce).map(drop);
-        if let Err(e) = copies.and(hidden) {
+        for e in [copies, hidden].into_iter().filter_map(Result::err) {
             self.to_mend.store(true, Ordering::Release);
             log::error!(
-                "something in the hardlink index can't be mended yet, at the latest the next mount does: {e}"
+                "something in the hardlink index can't be mended, and will be refused by the next mount: {e}"
             );
         }
     }

@@ -183,27 +183,27 @@ impl KernelIndex {
         }
     }
 
-    /// Returns the copies that it holds, each with the lower file that it stands for.
-    pub fn entries(&self) -> Result<Vec<KernelEntry>> {
+    /// Returns the names that are in it.
+    pub fn names(&self) -> Result<Vec<Vec<u8>>> {
         let Some(dir) = self.dir()? else { return Ok(Vec::new()) };
         let mut names = Vec::new();
         for_each_entry::<FsError>(dir, |entry| {
             names.push(entry.name.to_vec());
             Ok(())
         })?;
-        let mut found = Vec::new();
-        for name in names {
-            let Some(origin) = hex::decode(&name).ok().and_then(|bytes| Origin::parse(&bytes)) else {
-                continue;
-            };
-            let Some(lower) = self.find_lower(&origin)? else { continue };
-            let stat = At::Name(dir, &name).stat()?;
-            // Directories are there for NFS export; a whiteout says that a handle is stale.
-            if stat.kind() != Kind::Directory && stat.kind() == lower.stat.kind() {
-                found.push(KernelEntry { name, stat, lower, handle: origin.handle });
-            }
-        }
-        Ok(found)
+        Ok(names)
+    }
+
+    /// Returns the copy that has a name in it, with the lower file that it stands for. `None`: it is none.
+    pub fn entry(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<KernelEntry>> {
+        let Some(origin) = hex::decode(name).ok().and_then(|bytes| Origin::parse(&bytes)) else {
+            return Ok(None);
+        };
+        let Some(lower) = self.find_lower(&origin)? else { return Ok(None) };
+        let stat = At::Name(dir, name).stat()?;
+        // Directories are there for NFS export; a whiteout says that a handle is stale.
+        let is_copy = stat.kind() != Kind::Directory && stat.kind() == lower.stat.kind();
+        Ok(is_copy.then(|| KernelEntry { name: name.to_vec(), stat, lower, handle: origin.handle }))
     }
 
     fn find_lower(&self, origin: &Origin) -> Result<Option<LowerFile>> {

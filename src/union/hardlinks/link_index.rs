@@ -238,13 +238,15 @@ impl<'a> Reading<'a> {
             let place = format!("workdir {}: index", self.layer.work.path.display());
             e.of(place, "it must be a directory: remove it, or give another workdir")
         });
-        let entries = dir.and_then(|dir| Ok((dir, kernel.entries()?)));
-        match entries {
+        match dir.and_then(|dir| Ok((dir, kernel.names()?))) {
             Ok((None, _)) => {}
-            Ok((Some(dir), entries)) => {
-                for entry in entries {
-                    if let Err(error) = self.kernel_entry(dir, &entry) {
-                        self.unread.kernels.insert(entry.name);
+            Ok((Some(dir), names)) => {
+                for name in names {
+                    let read = kernel.entry(dir, &name);
+                    let read =
+                        read.and_then(|entry| entry.map_or(Ok(()), |entry| self.kernel_entry(dir, &entry)));
+                    if let Err(error) = read {
+                        self.unread.kernels.insert(name);
                         self.fail(error);
                     }
                 }

@@ -112,12 +112,13 @@ impl Union {
             return;
         };
         let mut left = self.hardlinks.part(number);
+        let owner = copy.stat().map(|stat| stat.uid);
         {
             let mut place = node.place.write();
             if let NodePlace::Named { parent, entry } = &*place
                 && entry.source() == NodeSource::Index
             {
-                match copy.stat().and_then(|stat| self.pins.hold_owned(copy.into_held(), stat.uid)) {
+                match owner.and_then(|owner| self.pins.hold_owned(copy.into_held(), owner)) {
                     Ok(fd) => {
                         left.push(parent.clone());
                         self.deferred.defer(number);
