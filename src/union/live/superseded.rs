@@ -21,7 +21,8 @@ impl Union {
     /// change anything meanwhile.
     ///
     /// # Errors
-    /// The first of looking for it where it is now: the union that takes over would not know it.
+    /// The first of looking for it where it is now, which another time may not meet: the union that takes over would not know it. What
+    /// may not be looked at is told in the log.
     pub(in crate::union) fn leave_superseded(&self) -> Result<()> {
         if self.watched.is_none() {
             return Ok(());
@@ -55,8 +56,9 @@ impl Union {
                         _ => break,
                     }
                 }
-                // What may not be looked at, or can't be read, is told as before: it is no reason to refuse all else.
-                let unreachable = [Errno::ACCESS, Errno::PERM, Errno::IO, Errno::NOTDIR, Errno::STALE];
+                // What may not be looked at, or has no directory any more, stays unknown: that is no reason to refuse all else, and
+                // it will not be another time.
+                let unreachable = [Errno::ACCESS, Errno::PERM, Errno::NOTDIR];
                 if let Err(error) = &done
                     && unreachable.contains(&error.errno())
                 {
