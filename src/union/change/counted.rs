@@ -56,8 +56,15 @@ impl Upper {
         let ino = quota.meet(object);
         let _room = match (growth, object) {
             (Growth::None, _) => None,
-            (Growth::Range(start, length), At::Fd(file)) => Some(quota.room_in(file, start, length)?),
-            (Growth::Range(_, length), At::Name(..)) => Some(quota.room(length, 0)?),
+            (Growth::Range(start, length), At::Fd(file)) => {
+                Some(quota.room_in(file, (start, length), true)?)
+            }
+            (Growth::Copied(start, length), At::Fd(file)) => {
+                Some(quota.room_in(file, (start, length), false)?)
+            }
+            (Growth::Range(_, length) | Growth::Copied(_, length), At::Name(..)) => {
+                Some(quota.room(length, 0)?)
+            }
         };
         let done = change();
         quota.look(ino, object);
@@ -292,7 +299,7 @@ impl Upper {
         (to, mut to_offset): (BorrowedFd<'_>, u64),
         length: usize,
     ) -> io::Result<usize> {
-        self.growing(At::Fd(to), Growth::Range(to_offset, length as u64), || {
+        self.growing(At::Fd(to), Growth::Copied(to_offset, length as u64), || {
             fs::copy_file_range(from, Some(&mut from_offset), to, Some(&mut to_offset), length)
         })
     }

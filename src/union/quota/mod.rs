@@ -289,21 +289,27 @@ impl Quota {
         self.room(self.block, 0).map(drop)
     }
 
-    /// Takes room for what is written to a file from `start` on, so many bytes.
+    /// Takes room for what is written to a file from `start` on, so many bytes. `writes`: only a write on the upper's filesystem comes
+    /// between this and the end of the room, so that others can wait for it.
     ///
     /// # Errors
     /// As [`Quota::room`], and those of asking what of it is there.
-    pub fn room_in(&self, file: BorrowedFd<'_>, start: u64, length: u64) -> Result<Room<'_>> {
+    pub fn room_in(
+        &self,
+        file: BorrowedFd<'_>,
+        (start, length): (u64, u64),
+        writes: bool,
+    ) -> Result<Room<'_>> {
         let from = start / self.block * self.block;
         let end = start.saturating_add(length).next_multiple_of(self.block);
         let most = Taken { bytes: end - from, inodes: 0 };
         if !self.is_tight(most.bytes)
-            && let Some(room) = self.take_at_once(&mut self.sums.lock(), most, true)
+            && let Some(room) = self.take_at_once(&mut self.sums.lock(), most, writes)
         {
             return Ok(room);
         }
         let there = extents::with_room(file, from, end)?;
-        self.take(Taken { bytes: most.bytes.saturating_sub(there), inodes: 0 }, true)
+        self.take(Taken { bytes: most.bytes.saturating_sub(there), inodes: 0 }, writes)
     }
 
     /// Tells whether others could miss room that is taken for so many bytes and isn't needed.
@@ -614,7 +620,7 @@ mod tests {
         let file = File::open(upper.join("f")).unwrap();
         quota.meet(At::Fd(file.as_fd())).unwrap();
         assert!(quota.taken().bytes >= 4 << 20);
-        let over = quota.room_in(file.as_fd(), 0, 4 << 20).unwrap();
+        let over = quota.room_in(file.as_fd(), (0, 4 << 20), true).unwrap();
         let copy = quota.room_for_copy(4 << 20, || Ok(4096)).unwrap();
         drop(quota.room(3 << 20, 0).unwrap());
         drop((over, copy));
@@ -630,14 +636,14 @@ mod tests {
         let file = File::options().write(true).open(upper.join("f")).unwrap();
         let ino = quota.meet(At::Fd(file.as_fd()));
         let half = 500 << 10;
-        let first = quota.room_in(file.as_fd(), 0, half).unwrap();
+        let first = quota.room_in(file.as_fd(), (0, half), true).unwrap();
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, half).unwrap();
         quota.look(ino, At::Fd(file.as_fd()));
         let (waits, waiting) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             let other = scope.spawn(|| {
                 waits.send(()).unwrap();
-                quota.room_in(file.as_fd(), half, half).map(drop)
+                quota.room_in(file.as_fd(), (half, half), true).map(drop)
             });
             waiting.recv().unwrap();
             // Whoever is refused at once is so by now or soon; the sums are its own while it waits.
@@ -648,6 +654,6 @@ mod tests {
             drop(first);
             assert_eq!(other.join().unwrap(), Ok(()));
         });
-        assert_eq!(quota.room_in(file.as_fd(), half, 2 * half).map(drop), Err(Errno::NOSPC));
+        assert_eq!(quota.room_in(file.as_fd(), (half, 2 * half), true).map(drop), Err(Errno::NOSPC));
     }
 }

@@ -49,4 +49,6 @@ pub enum Growth {
     None,
     /// By what is written from there on, so many bytes.
     Range(u64, u64),
+    /// The same, of what is read from another file, which may take as long as whoever answers for that one likes.
+    Copied(u64, u64),
 }
