@@ -315,7 +315,7 @@ impl Store {
         }
         // One that is gone by now `rm` is removing at the same time, and has let go of.
         if let Err(error) = removal::let_go(&upper)
-            && fs::symlink_metadata(&upper).is_ok()
+            && !fs::symlink_metadata(&upper).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
         {
             log::warn!("{error}; so what it branches off has it written down still");
         }
