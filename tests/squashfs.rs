@@ -141,7 +141,7 @@ fn everybody_mounts_one_and_changes_go_to_the_upper() {
 fn in_a_file_of_apptainer_it_is_the_layer() {
     needs_program!("mksquashfs");
     let who = Who::user();
-    who.sh("mkdir -p tree/d m up w; seq 1 60000 > tree/d/f; ln tree/d/f tree/second; head -c 300000 /dev/urandom > tree/noise");
+    who.sh("mkdir -p tree/d m up w; seq 1 60000 > tree/d/f; ln tree/d/f tree/second; head -c 2000000 /dev/urandom > tree/noise");
     squash(&who, "-comp zstd");
     let image = fs::read(who.place.at("tree.sqfs")).unwrap();
     let object =
@@ -152,6 +152,7 @@ fn in_a_file_of_apptainer_it_is_the_layer() {
         object(0x4005, 0, 0, b"signed"),
     ];
     fs::write(who.place.at("app.sif"), sif(&objects)).unwrap();
+    who.sh("until [ $(($(date +%s) - $(stat -c %Z app.sif))) -gt 2 ]; do sleep 0.1; done");
     let digest = who.sh("sha256sum app.sif").split_once(char::is_whitespace).unwrap().0.to_owned();
     let cached = "XDG_CACHE_HOME=$PWD/cache ./unionmount";
     // The second time out of what was kept.
@@ -161,6 +162,7 @@ fn in_a_file_of_apptainer_it_is_the_layer() {
         who.sh("echo more >> m/second; tail -n1 m/d/f | grep -qx more; rm m/second");
         who.umount();
         who.sh("rm -r up; mkdir up");
+        assert_eq!(who.sh("ls cache/unionmount/archives").lines().count(), 1);
     }
     assert!(who.sh("./unionmount layers app.sif").contains("app.sif"));
     let held = format!("./unionmount --lower app.sif,layer=sha256:{digest} m");
