@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cache directory/archives/KEY.index   FORM, digest of the rest, boot, body (postcard)
-//!                          KEY.data    the plain tar, sparse
+//!                          KEY.data    the plain tar, sparse; of one that is compressed with gzip the windows by which it is entered
 //! ```
 //!
 //! What was decoded of a layer of an image is known by its diff id, wherever a copy of it lies. Else the key is what tells an archive
@@ -32,18 +32,20 @@ use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::shelf::nameless;
 use self::shelf::{DATA, INDEX, Shelf};
 use super::data::blocks::Blocks;
+use super::gzip::Points;
 use super::index::Index;
 use super::part::Part;
-use super::promise::ArchiveOptions;
+use super::promise::{ArchiveOptions, Promised};
 use crate::image::digest::Digest;
 use crate::image::layer::Ownership;
 use crate::sys::object::proc_path;
 use crate::sys::process;
 
 /// What a file of this version begins with.
-const FORM: &[u8; 8] = b"umtar\0\0\x05";
+const FORM: &[u8; 8] = b"umtar\0\0\x06";
 /// Behind the form: a digest, then the boot that the data count for; zeros when they are on the disk.
 const DIGEST: usize = 32;
 const BOOT: usize = 16;
@@ -59,6 +61,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// On images that are only read, on FAT and on what FUSE serves it may be anything.
 const TRUE_CTIME: [u64; 7] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0x2fc1_2fc1, 0xca45_1a4e];
+
+/// How the data of an archive are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Where they lie.
+    AsItLies,
+    /// Decoded when they are asked for.
+    Entered,
+    /// Out of what all of it was decoded to.
+    Decoded,
+}
 
 /// Where things are kept, and which.
 #[derive(Debug, Clone)]
@@ -86,26 +99,48 @@ impl Cache {
         self.dir.join("archives")
     }
 
+    /// Makes a file without a name for what may become so many bytes. `None`: there is no place for that.
+    pub(super) fn spool(&self, bytes: u64) -> Option<File> {
+        let made = || {
+            let shelf = Shelf::open(&self.archives(), true)?;
+            match self.share {
+                Some(share) if !shelf.has_place_for(bytes, share)? => Ok(None),
+                _ => nameless(&shelf.dir()).map(Some),
+            }
+        };
+        made().unwrap_or_else(|error: io::Error| {
+            log::debug!("{}: nothing that is decompressed is kept: {error}", self.dir.display());
+            None
+        })
+    }
+
     /// Finds the place of an archive and locks it. `None`: this one isn't kept, or nothing can be kept here.
-    pub(super) fn place(&self, archive: &Part, is_plain: bool, options: &ArchiveOptions) -> Option<Place> {
-        self.find(archive, is_plain, options)
+    pub(super) fn place(&self, archive: &Part, way: Way, options: &ArchiveOptions) -> Option<Place> {
+        self.find(archive, way, options)
             .map_err(|error| log::debug!("{}: nothing is kept of archives: {error}", self.dir.display()))
             .ok()?
     }
 
-    fn find(&self, archive: &Part, is_plain: bool, options: &ArchiveOptions) -> io::Result<Option<Place>> {
+    fn find(&self, archive: &Part, way: Way, options: &ArchiveOptions) -> io::Result<Option<Place>> {
         if archive.size < self.least {
             return Ok(None);
         }
-        let source = match options.promised.tar {
+        let Promised { blob, tar } = options.promised;
+        let source = match (way, tar, blob) {
             // Its data are those that were decoded, not the archive's.
-            Some(digest) if !is_plain => Source::Content(digest),
+            (Way::Decoded, Some(digest), _) => Source::Content(digest),
+            // Each block of it that is read is held against a digest, wherever it lies.
+            (Way::Entered, _, Some(blob)) => Source::Blob { blob, tar, size: archive.size },
             // It is both as it lies there, and can't be two things.
-            Some(tar) if options.promised.blob.is_some_and(|blob| blob != tar) => return Ok(None),
-            promised => {
+            (Way::AsItLies, Some(tar), Some(blob)) if blob != tar => return Ok(None),
+            _ => {
                 let Some(identity) = self.identity(archive)? else { return Ok(None) };
-                let digest = promised.or(options.promised.blob);
-                Source::File { identity, part: (archive.at, archive.size), digest }
+                let promised = match way {
+                    Way::AsItLies => Promised { tar: tar.or(blob), blob: None },
+                    Way::Entered | Way::Decoded => options.promised,
+                };
+                let part = (archive.at, archive.size);
+                Source::File { identity, is_decoded: archive.store.is_decoded(), part, promised }
             }
         };
         let shelf = Arc::new(Shelf::open(&self.archives(), true)?);
@@ -182,10 +217,12 @@ impl Identity {
 /// What an index was made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Source {
-    /// A part of a file, from where on and how long, and the digest that it was found to have if one was promised.
-    File { identity: Identity, part: (u64, u64), digest: Option<Digest> },
+    /// A part of a file, or of what that is decoded to: from where on and how long, and what it was found to be if that was promised.
+    File { identity: Identity, is_decoded: bool, part: (u64, u64), promised: Promised },
     /// Whatever has this content when it is decoded.
     Content(Digest),
+    /// Whatever has this content as it lies there, and that when it is decoded, where that was promised as well.
+    Blob { blob: Digest, tar: Option<Digest>, size: u64 },
 }
 
 /// What a pass over an archive tells.
@@ -198,9 +235,11 @@ pub(super) struct Told {
     pub left_out: super::build::LeftOut,
     /// The digests of the blocks of an archive that is read where it lies, and was held against a promise.
     pub blocks: Option<Blocks>,
+    /// Where an archive can be entered that is decoded when it is asked for.
+    pub points: Option<Points>,
 }
 
-/// What is kept of an archive, and the data that it was decoded to, if it was.
+/// What is kept of an archive, and the data that it was decoded to, or those that are needed to enter it.
 type Loaded = (Told, Option<Part>);
 
 /// Why what is kept isn't used.
@@ -439,15 +478,28 @@ fn decode(bytes: &[u8]) -> Option<(Body<Told>, [u8; BOOT])> {
 
 fn decode_body(bytes: &[u8]) -> Option<Body<Told>> {
     let body: Body<Told> = postcard::from_bytes(bytes).ok()?;
-    let (end, is_checked) = match (body.data, body.source) {
+    let points = body.told.points.as_ref();
+    // Where offsets end, and how much of the archive is checked block by block.
+    let (end, checked) = match (points, body.data, body.source) {
+        (Some(points), Some(windows), source) => {
+            let (size, is_promised) = match source {
+                Source::File { part: (_, size), promised, .. } => (size, promised.any().is_some()),
+                Source::Blob { size, .. } => (size, true),
+                Source::Content(_) => return None,
+            };
+            if !points.are_sound(size, windows.size) {
+                return None;
+            }
+            (points.size, is_promised.then_some(size))
+        }
         // Nobody else can write to what was decoded.
-        (Some(data), _) => (data.size, false),
-        (None, Source::File { part: (_, size), digest, .. }) => (size, digest.is_some()),
-        (None, Source::Content(_)) => return None,
+        (None, Some(data), _) => (data.size, None),
+        (None, None, Source::File { part: (_, size), promised, .. }) => (size, promised.any().map(|_| size)),
+        (Some(_), None, _) | (None, None, Source::Content(_) | Source::Blob { .. }) => return None,
     };
-    let has_blocks = match &body.told.blocks {
-        Some(blocks) => is_checked && blocks.are_of(end),
-        None => !is_checked,
+    let has_blocks = match (&body.told.blocks, checked) {
+        (Some(blocks), Some(size)) => blocks.are_of(size),
+        (blocks, checked) => blocks.is_none() && checked.is_none(),
     };
     (has_blocks && body.told.index.is_sound(end)).then_some(body)
 }

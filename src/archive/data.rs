@@ -2,6 +2,7 @@
 
 pub(super) mod blocks;
 
+use std::fmt;
 use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
@@ -17,14 +18,32 @@ use rustix::io::{Errno, Result};
 use super::watch::Watch;
 use crate::union::stack::tree::FileStamp;
 
-/// What holds the data: the archive, or what was decoded out of it.
+/// What holds the data: the archive, or what is decoded out of it.
 #[derive(Debug)]
 pub(super) struct Store {
-    file: File,
+    holder: Holder,
     path: PathBuf,
-    /// What it was when it was opened.
-    original: Original,
     told: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Holder {
+    /// The file, and what it was when it was opened.
+    File(File, Original),
+    /// What is decoded when it is asked for.
+    Decoded(Box<dyn Decoded>),
+}
+
+/// What is decoded out of a file when it is asked for.
+pub(super) trait Decoded: fmt::Debug + Send + Sync {
+    /// Reads as much as there is.
+    ///
+    /// # Errors
+    /// Those of reading, and that it isn't what it was.
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
+
+    /// Returns what holds the file.
+    fn out_of(&self) -> &Store;
 }
 
 /// A file whose content mustn't change.
@@ -119,7 +138,22 @@ impl Store {
     /// When it has been changed since.
     pub(super) fn file(file: File, path: &Path, original: Original) -> io::Result<Store> {
         original.check(&file)?;
-        Ok(Store { file, path: path.to_owned(), original, told: AtomicBool::new(false) })
+        Ok(Store::of(Holder::File(file, original), path))
+    }
+
+    /// Takes what is decoded when it is asked for.
+    pub(super) fn decoded(decoded: Box<dyn Decoded>) -> Store {
+        let path = decoded.out_of().path.clone();
+        Store::of(Holder::Decoded(decoded), &path)
+    }
+
+    fn of(holder: Holder, path: &Path) -> Store {
+        Store { holder, path: path.to_owned(), told: AtomicBool::new(false) }
+    }
+
+    /// Returns whether offsets are those of something that was decoded, and not of the file.
+    pub(super) fn is_decoded(&self) -> bool {
+        matches!(self.holder, Holder::Decoded(_))
     }
 
     /// Fails when it may have been changed since it was opened.
@@ -127,7 +161,10 @@ impl Store {
     /// # Errors
     /// That it was, and those of stat.
     pub(super) fn check(&self) -> io::Result<()> {
-        self.original.check(&self.file)
+        match &self.holder {
+            Holder::File(file, original) => original.check(file),
+            Holder::Decoded(decoded) => decoded.out_of().check(),
+        }
     }
 
     /// Returns which file it is, as it is now.
@@ -135,21 +172,45 @@ impl Store {
     /// # Errors
     /// Those of stat.
     pub(super) fn stamp(&self) -> io::Result<FileStamp> {
-        Ok(FileStamp::of(&self.file.metadata()?))
+        Ok(FileStamp::of(&self.as_file().metadata()?))
     }
 
-    /// Returns the file itself, for what is to be known of it.
+    /// Returns the file that all of it lies in, for what is to be known of it.
     pub(super) fn as_file(&self) -> &File {
-        &self.file
+        match &self.holder {
+            Holder::File(file, _) => file,
+            Holder::Decoded(decoded) => decoded.out_of().as_file(),
+        }
     }
 
     /// Reads what is there now, which may have been changed.
     pub(super) fn read_unchecked(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, at)
+        match &self.holder {
+            Holder::File(file, _) => file.read_at(buffer, at),
+            Holder::Decoded(decoded) => decoded.read_at(buffer, at),
+        }
+    }
+
+    fn read_all(&self, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match self.read_unchecked(buffer, at)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => (buffer, at) = (&mut buffer[count..], at + count as u64),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that it was changed, now and ever after.
+    fn changed(&self) -> io::Error {
+        match &self.holder {
+            Holder::File(_, original) => original.changed(),
+            Holder::Decoded(decoded) => decoded.out_of().changed(),
+        }
     }
 
     pub(super) fn read_at(&self, buffer: &mut [u8], at: u64) -> Result<usize> {
-        let read = self.file.read_at(buffer, at).and_then(|count| {
+        let read = self.read_unchecked(buffer, at).and_then(|count| {
             // Looked at after reading: what was read before a change is what it was.
             self.check()?;
             match count {
@@ -165,9 +226,9 @@ impl Store {
         let at = range.start;
         let length = usize::try_from(range.end.saturating_sub(at)).unwrap_or(usize::MAX);
         let mut block = vec![0; length];
-        let read = self.file.read_exact_at(&mut block, at).and_then(|()| {
+        let read = self.read_all(&mut block, at).and_then(|()| {
             self.check()?;
-            if is_it(&block) { Ok(block.into()) } else { Err(self.original.changed()) }
+            if is_it(&block) { Ok(block.into()) } else { Err(self.changed()) }
         });
         read.map_err(|error| self.tell(at, &error))
     }

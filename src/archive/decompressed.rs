@@ -1,16 +1,17 @@
-//! Blocks that were decompressed, some of them: those of all images of this process together.
+//! What was decompressed, some of it: blocks of a squashfs, spans of a gzip stream, those of all archives of this process together.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use parking_lot::Mutex;
 
 /// How many bytes of them are kept.
-const MOST: usize = 32 << 20;
+pub(super) const MOST: usize = 32 << 20;
 /// What it takes to keep a block, beside its bytes.
 const OVERHEAD: usize = 256;
 
-/// Which image, and where in it.
+/// Which archive, by its [`new_image`], and where in it.
 pub(super) type Key = (u64, u64);
 
 /// A block, once it is decompressed. Who comes meanwhile waits for it.
@@ -80,6 +81,12 @@ pub(super) struct Cache {
 /// The cache of this process.
 pub(super) static CACHE: LazyLock<Cache> = LazyLock::new(|| Cache::new(MOST));
 
+/// Returns what tells the blocks of one archive from those of others.
+pub(super) fn new_image() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Cache {
     fn new(most: usize) -> Cache {
         Cache { kept: Mutex::default(), most }
@@ -120,6 +127,12 @@ impl Cache {
         drop(kept);
         // One that is being made is waited for: that takes no longer than making it again.
         slot.lock().clone()
+    }
+
+    /// Forgets one block. Who waits for it gets it all the same.
+    pub(super) fn forget_one(&self, key: Key) {
+        let mut kept = self.kept.lock();
+        let _found = kept.young.remove(key).or_else(|| kept.old.remove(key));
     }
 
     /// Forgets the blocks of an image.

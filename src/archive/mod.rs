@@ -24,9 +24,11 @@
 mod build;
 mod cache;
 mod data;
+mod decompressed;
 mod erofs;
 mod file;
 mod filesystem;
+mod gzip;
 mod image;
 mod implied;
 mod index;

@@ -1,13 +1,15 @@
 //! Reading an archive for the first time, or what is kept of it.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
 use super::build::{Builder, LeftOut};
-use super::cache::{Cache, Place, Told};
+use super::cache::{Cache, Place, Told, Way};
 use super::data::blocks::{Blocking, Blocks};
 use super::filesystem::Walked;
+use super::gzip::{Scan, Scanned, Spans};
 use super::index::Index;
 use super::part::{Part, PartReader};
 use super::promise::{Watched, drain};
@@ -30,10 +32,18 @@ pub(super) fn open_with(
     let lies_in = part.store.stamp().map_err(part.failed("look at it"))?;
     let part = inner(part, options)?;
     let form = form(&part)?;
-    let mut place = cache.place(&part, form != Form::Compressed, options);
-    let archive = |told: Told, data: Part, from_cache| Archive {
+    let mut place = cache.place(&part, form.way(), options);
+    // `beside`: what it was decoded to, or is entered by.
+    let archive = |mut told: Told, beside: Option<Part>, from_cache| Archive {
+        data: match (told.points.take(), beside) {
+            (Some(points), Some(windows)) => {
+                let spool = cache.spool(points.size);
+                Spans::new(part.clone().checked(told.blocks), windows, points, spool).into_part()
+            }
+            (_, Some(decoded)) => decoded.called(&part.path).checked(told.blocks),
+            (_, None) => part.clone().checked(told.blocks),
+        },
         index: told.index,
-        data: data.checked(told.blocks),
         id: told.id,
         is_layer: options.is_layer,
         from_cache,
@@ -50,31 +60,31 @@ pub(super) fn open_with(
         told.left_out.tell(&part.path);
         // Looked at again now that its place is known to be this one's.
         part.store.check().map_err(part.failed("read it"))?;
-        let data = data.map_or_else(|| part.clone(), |data| data.called(&part.path));
         return Ok(archive(told, data, true));
     }
-    let (told, decoded) = match form {
+    let dir = || place.as_ref().map_or_else(|| cache.dir.clone(), Place::dir);
+    let decode =
+        || read_compressed(&part, options, dir(), cache).map(|(told, decoded)| (told, Some(decoded)));
+    let (told, beside) = match form {
         Form::Plain => (read_plain(&part, options)?, None),
         Form::Squashfs => (read_image(&part, options, (squashfs::metadata_size, squashfs::read))?, None),
         Form::Erofs => (read_image(&part, options, (erofs::metadata_size, erofs::read))?, None),
-        Form::Compressed => {
-            let dir = place.as_ref().map_or_else(|| cache.dir.clone(), Place::dir);
-            let (told, decoded) = read_compressed(&part, options, dir, cache)?;
-            (told, Some(decoded))
-        }
+        Form::Gzip => match read_gzip(&part, options, dir(), cache)? {
+            Some((told, windows)) => (told, Some(windows)),
+            None => decode()?,
+        },
+        Form::Compressed => decode()?,
     };
     told.left_out.tell(&part.path);
     // Nothing is kept of what was changed meanwhile.
     part.store.check().map_err(part.failed("read it"))?;
     if let Some(place) = place {
-        place.keep(&told, decoded.as_ref());
+        place.keep(&told, beside.as_ref());
     }
-    let data = match decoded {
-        None => part,
-        // It may have got a name, by which others can write to it.
-        Some(decoded) => Part::whole(decoded, &part.path).map_err(part.failed("read it"))?,
-    };
-    Ok(archive(told, data, false))
+    // It may have got a name, by which others can write to it.
+    let beside =
+        beside.map(|file| Part::whole(file, &part.path)).transpose().map_err(part.failed("read it"))?;
+    Ok(archive(told, beside, false))
 }
 
 /// Returns what is read of a file that holds more than one thing.
@@ -97,12 +107,24 @@ fn inner(part: Part, options: &ArchiveOptions) -> Result<Part, ArchiveError> {
 enum Form {
     /// A tar.
     Plain,
-    /// One that is compressed.
+    /// One that is compressed with gzip.
+    Gzip,
+    /// One that is compressed otherwise.
     Compressed,
     /// An image of a filesystem.
     Squashfs,
     /// One of another.
     Erofs,
+}
+
+impl Form {
+    fn way(self) -> Way {
+        match self {
+            Form::Plain | Form::Squashfs | Form::Erofs => Way::AsItLies,
+            Form::Gzip => Way::Entered,
+            Form::Compressed => Way::Decoded,
+        }
+    }
 }
 
 /// Tells by its first bytes what an archive is.
@@ -126,6 +148,7 @@ fn form(part: &Part) -> Result<Form, ArchiveError> {
         Compression::None => Err(unknown(
             "neither a tar, nor one that is compressed with gzip, zstd, xz or bzip2, nor a squashfs, a SIF or an EROFS image",
         )),
+        Compression::Gzip => Ok(Form::Gzip),
         _ => Ok(Form::Compressed),
     }
 }
@@ -154,7 +177,7 @@ fn read_image(
     let bar = LateBar::new(options.progress.as_ref(), metadata_size(part), part.name());
     let read = read(part, options.is_layer, &|at| bar.at(at))?;
     let left_out = LeftOut { names: read.names, marks: read.marks };
-    Ok(Told { id: identity(&read.index, true), index: read.index, left_out, blocks })
+    Ok(Told { id: identity(&read.index, true), index: read.index, left_out, blocks, points: None })
 }
 
 /// Reads a tar: its headers alone, unless somebody has promised what it is.
@@ -174,6 +197,65 @@ fn read_plain(part: &Part, options: &ArchiveOptions) -> Result<Told, ArchiveErro
     part.hold(found, promised.blob)?;
     read.map_err(part.damaged())?;
     told(builder, part, Some(blocks.finish()))
+}
+
+/// Reads a tar that is compressed with gzip, and notes where it can be entered; with what, goes to a file in that directory. `None`: it can't.
+fn read_gzip(
+    part: &Part,
+    options: &ArchiveOptions,
+    dir: PathBuf,
+    cache: &Cache,
+) -> Result<Option<(Told, File)>, ArchiveError> {
+    let mut builder = Builder::new(options.is_layer);
+    let bar = LateBar::new(options.progress.as_ref(), part.size, part.name());
+    let reader = Counting { inner: part.reader(), bar: &bar };
+    let promised = options.promised;
+    let is_too_far = Cell::new(false);
+    // All of it is read by then, so that there is a digest of each block.
+    let hashed = match promised.any() {
+        Some(_) => Hashed::Blocks(Blocking::new(reader)),
+        None => Hashed::Not(reader),
+    };
+    let mut blob = Watched::new(hashed, promised.blob);
+    let (read, tar, scanned) = {
+        let compressed = BufReader::with_capacity(256 << 10, &mut blob);
+        let made = Scan::new(compressed, stream_limit(Limits::default()), &dir, cache, &is_too_far);
+        let scan = made.map_err(|source| ArchiveError::Io {
+            what: "keep how it is entered in it",
+            path: dir,
+            source,
+        })?;
+        let mut tar = Watched::new(scan, promised.tar);
+        let read = builder.read(Reader::new(&mut tar), u64::MAX);
+        let drained = match &read {
+            Ok(()) => drain(&mut tar, u64::MAX - 1),
+            Err(_) => Ok(()),
+        };
+        if is_too_far.get() {
+            log::debug!(
+                "{}: its blocks are too large to begin within; it is decoded whole",
+                part.path.display()
+            );
+            return Ok(None);
+        }
+        drained.map_err(part.failed("decompress it"))?;
+        match read {
+            Err(error) => (Err(error), None, None),
+            Ok(()) => {
+                let (scan, found) = tar.finish().map_err(part.failed("decompress it"))?;
+                (Ok(()), found, Some(scan.finish()))
+            }
+        }
+    };
+    let (hashed, found) = blob.finish().map_err(part.failed("read it"))?;
+    part.hold(found, promised.blob)?;
+    read.map_err(part.damaged())?;
+    part.hold(tar, promised.tar)?;
+    let mut told = told(builder, part, hashed.finish())?;
+    Ok(scanned.map(|Scanned { points, windows }| {
+        told.points = Some(points);
+        (told, windows)
+    }))
 }
 
 /// Decodes an archive to a file in that directory.
@@ -221,7 +303,7 @@ fn read_compressed(
 fn told(builder: Builder, part: &Part, blocks: Option<Blocks>) -> Result<Told, ArchiveError> {
     let left_out = builder.left_out;
     let index: Index = builder.finish().map_err(part.damaged())?;
-    Ok(Told { id: identity(&index, false), index, left_out, blocks })
+    Ok(Told { id: identity(&index, false), index, left_out, blocks, points: None })
 }
 
 impl Part {
@@ -248,6 +330,30 @@ impl Part {
     /// Returns what a bar calls it.
     fn name(&self) -> String {
         self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+}
+
+/// A stream whose blocks are hashed on the way, where that is asked for.
+enum Hashed<R> {
+    Not(R),
+    Blocks(Blocking<R>),
+}
+
+impl<R: Read> Hashed<R> {
+    fn finish(self) -> Option<Blocks> {
+        match self {
+            Hashed::Not(_) => None,
+            Hashed::Blocks(blocking) => Some(blocking.finish()),
+        }
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Hashed::Not(inner) => inner.read(buffer),
+            Hashed::Blocks(inner) => inner.read(buffer),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::data::blocks::{Blocks, Checked};
-use super::data::{Original, Store};
+use super::data::{Decoded, Original, Store};
 
 /// Bytes of a file that isn't to change.
 #[derive(Debug, Clone)]
@@ -30,6 +30,11 @@ impl Part {
         let size = file.metadata()?.len();
         let store = Arc::new(Store::file(file, path, original)?);
         Ok(Part { store, at: 0, size, path: path.to_owned(), checked: None })
+    }
+
+    /// Takes all of what is decoded when it is asked for, so many bytes.
+    pub(super) fn decoded(decoded: Box<dyn Decoded>, size: u64, path: &Path) -> Part {
+        Part { store: Arc::new(Store::decoded(decoded)), at: 0, size, path: path.to_owned(), checked: None }
     }
 
     /// Gives it another name in messages.

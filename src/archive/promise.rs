@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 
 use indicatif::MultiProgress;
+use serde::{Deserialize, Serialize};
 
 use crate::image::digest::{Digest, Hashing};
 
@@ -18,12 +19,19 @@ pub struct ArchiveOptions {
 }
 
 /// What the content of an archive must be.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promised {
     /// The digest of the archive as it lies there: an image's manifest tells it.
     pub blob: Option<Digest>,
     /// That of the tar: an image's config tells it, and calls it the diff id.
     pub tar: Option<Digest>,
+}
+
+impl Promised {
+    /// Returns one digest, if there is any.
+    pub(super) fn any(self) -> Option<Digest> {
+        self.tar.or(self.blob)
+    }
 }
 
 /// A stream that is hashed on the way, where somebody has promised its digest.

@@ -1,16 +1,14 @@
 //! What a stream was decoded to, kept in a file without a name: it goes with the mount, whatever its end, unless the cache gives
 //! it one.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::cache::Cache;
+use super::cache::{Cache, nameless};
 use super::promise::too_much;
 use crate::sys::copy::write_sparsely;
 
@@ -30,7 +28,6 @@ impl<'a, R: Read> Spool<'a, R> {
     /// # Errors
     /// When there can be none.
     pub(super) fn new(stream: R, most: u64, dir: &Path, cache: &'a Cache) -> io::Result<Spool<'a, R>> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let file = nameless(dir)?;
         Ok(Spool { stream, file, cache, end: 0, left: most })
     }
@@ -50,31 +47,21 @@ impl<R: Read> Read for Spool<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.stream.read(buffer)?;
         self.left = self.left.checked_sub(count as u64).ok_or_else(too_much)?;
-        // A bomb is mostly zeros.
-        let write = || write_sparsely(self.file.as_fd(), self.end, &buffer[..count]);
-        match write() {
-            // What is asked for now goes before what may be asked for again.
-            Err(Errno::NOSPC | Errno::DQUOT) if self.cache.clear().is_ok_and(|freed| freed > 0) => write()?,
-            written => written?,
-        }
+        write_with_room(self.cache, self.file.as_fd(), self.end, &buffer[..count])?;
         self.end += count as u64;
         Ok(count)
     }
 }
 
-fn nameless(dir: &Path) -> io::Result<File> {
-    let opened = openat(
-        rustix::fs::CWD,
-        dir,
-        OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
-        Mode::from_raw_mode(0o600),
-    );
-    match opened {
-        Ok(file) => Ok(file.into()),
-        // A filesystem that knows no such files.
-        Err(Errno::OPNOTSUPP | Errno::ISDIR) => tempfile::tempfile_in(dir),
-        Err(errno) => Err(errno.into()),
+/// Writes into a file, sparsely: a bomb is mostly zeros. Where there is no room left, `cache` gives back what it has: what is asked
+/// for now goes before what may be asked for again.
+pub(super) fn write_with_room(cache: &Cache, file: BorrowedFd<'_>, at: u64, bytes: &[u8]) -> io::Result<()> {
+    let write = || write_sparsely(file, at, bytes);
+    match write() {
+        Err(Errno::NOSPC | Errno::DQUOT) if cache.clear().is_ok_and(|freed| freed > 0) => write()?,
+        written => written?,
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(super) fn tar(entries: &[(u8, &str, &str)]) -> tempfile::NamedTempFile {
     file
 }
 
-fn of_path(path: &Path, options: ArchiveOptions) -> Result<Arc<dyn LayerTree>, ArchiveError> {
+pub(super) fn of_path(path: &Path, options: ArchiveOptions) -> Result<Arc<dyn LayerTree>, ArchiveError> {
     open(File::open(path).unwrap(), path, &options).map(Archive::into_tree)
 }
 

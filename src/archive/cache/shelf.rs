@@ -11,7 +11,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 
 use crate::sys::flock::{self, Access};
 
@@ -205,6 +206,23 @@ impl Shelf {
             one.bytes += found.blocks() * 512;
         }
         Ok(all.into_values().collect())
+    }
+}
+
+/// Makes a file without a name in a directory, and that if there is none.
+pub(in crate::archive) fn nameless(dir: &Path) -> io::Result<File> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let opened = openat(
+        rustix::fs::CWD,
+        dir,
+        OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::from_raw_mode(0o600),
+    );
+    match opened {
+        Ok(file) => Ok(file.into()),
+        // A filesystem that knows no such files.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => tempfile::tempfile_in(dir),
+        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -72,7 +72,7 @@ impl Yard {
     }
 
     fn place(&self, path: &Path) -> Place {
-        self.cache.place(&part(path), false, &ArchiveOptions::default()).unwrap()
+        self.cache.place(&part(path), Way::Decoded, &ArchiveOptions::default()).unwrap()
     }
 
     fn open(&self, path: &Path) -> Result<Archive, ArchiveError> {
@@ -409,15 +409,18 @@ fn a_body_that_leads_out_of_itself_is_refused() {
         decode(&bytes).is_some()
     };
     assert!(sound(&body));
-    let Source::File { identity, part: (at, _), digest } = body.source else { panic!("a file") };
-    let of_size = |size| Source::File { identity, part: (at, size), digest };
+    let Source::File { identity, is_decoded, part: (at, _), promised } = body.source else {
+        panic!("a file")
+    };
+    let of_size = |size| Source::File { identity, is_decoded, part: (at, size), promised };
     body.source = of_size(512);
     assert!(!sound(&body), "data behind the end");
     body.source = Source::Content(Digest::of(b""));
     assert!(!sound(&body), "decoded, and no data");
     body.source = of_size(1 << 20);
     assert!(sound(&body));
-    let promised = Source::File { identity, part: (at, 1 << 20), digest: Some(Digest::of(b"")) };
+    let promised = Promised { tar: Some(Digest::of(b"")), blob: None };
+    let promised = Source::File { identity, is_decoded, part: (at, 1 << 20), promised };
     body.source = promised;
     assert!(!sound(&body), "nothing to check it by");
     let blocks = |size: u64| {
@@ -457,13 +460,16 @@ fn the_form_is_the_one_that_the_number_of_the_version_stands_for() {
     let mut blocks = Blocking::new(&b"x"[..]);
     std::io::copy(&mut blocks, &mut std::io::sink()).unwrap();
     let blocks = Some(blocks.finish());
-    let told = Told { index: told.index, id: told.id, left_out: LeftOut::default(), blocks };
-    let source = Source::File { identity, part: (8, 9), digest: Some(Digest::of(b"")) };
+    let points = Some(Points::one());
+    let told = Told { index: told.index, id: told.id, left_out: LeftOut::default(), blocks, points };
+    let promised = Promised { tar: Some(Digest::of(b"")), blob: None };
+    let source = Source::File { identity, is_decoded: true, part: (8, 9), promised };
     let body = |source| encode(&Body { source, data: Some(identity), told: &told }, [9; BOOT]).unwrap();
-    let both = [body(source), body(Source::Content(Digest::of(b"")))].concat();
+    let blob = Source::Blob { blob: Digest::of(b""), tar: None, size: 9 };
+    let both = [body(source), body(Source::Content(Digest::of(b""))), body(blob)].concat();
     assert_eq!(
         Digest::of(&both).hex(),
-        "323b6c15efb3a7f89c14f55a4b9f37c5e24824935b753d703b6ee3f43941cb39",
+        "77b12b32443d2c9029fec359ca16e09e0699c651e02baa9216abf0e5d9eb1b69",
         "another form: raise FORM's last byte, and tell docs/archives.md"
     );
 }

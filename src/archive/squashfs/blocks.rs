@@ -5,13 +5,12 @@ use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustix::io::{Errno, Result};
 
-use super::cache::CACHE;
 use super::packed::{Map, Packed, Stored};
+use crate::archive::decompressed::{CACHE, new_image};
 use crate::archive::filesystem::{Wrong, read_exact};
 use crate::archive::index::Index;
 use crate::archive::part::Part;
@@ -51,9 +50,7 @@ thread_local! {
 
 impl Blocks {
     pub(in crate::archive) fn new(index: Arc<Index>, part: Part) -> Arc<Blocks> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Blocks { index, part, id, told: Mutex::default() })
+        Arc::new(Blocks { index, part, id: new_image(), told: Mutex::default() })
     }
 
     /// Opens the file of that number in the index, whose map of blocks stands at `at`.

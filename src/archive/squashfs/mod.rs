@@ -17,7 +17,6 @@
 //! Marks of overlays count as in [`filesystem`](super::filesystem).
 
 mod blocks;
-mod cache;
 mod compressor;
 mod directory;
 mod inode;
