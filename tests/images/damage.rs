@@ -103,6 +103,55 @@ fn a_load_on_a_full_disk_says_what_cannot_be_written() {
         .refused(1, &[root.join("tmp").to_str().unwrap(), "cannot write", "No space left on device"]);
 }
 
+/// A filesystem that has bytes and no inodes.
+#[test]
+fn without_inodes_each_verb_says_so_and_loses_nothing() {
+    support::needs_root!();
+    support::needs_program!("mkfs.ext4");
+    let lab = Lab::new();
+    let layer =
+        |name: &str| (0..30).fold(Tar::new(), |tar, number| tar.file(&format!("{name}-{number}"), name));
+    lab.write("a.tar", &Image::new("one:1", vec![layer("a").bytes()]).oci().archive());
+    lab.write("b.tar", &Image::new("two:1", vec![layer("b").bytes()]).oci().archive());
+    lab.out("truncate -s 16M disk.img && mkfs.ext4 -Fq -N 256 disk.img");
+    let disk = LoopFilesystem::again(lab.scratch(), "disk");
+    let root = disk.path().join("store");
+    let um = |args: &[&str]| support::cli::run(lab.command(args).env("UNIONMOUNT_ROOT", &root));
+    um(&["load", "-q", "a.tar"]).ok();
+    for name in ["kept", "to-remove"] {
+        um(&["create", "--name", name, "one:1", "sh"]).ok();
+    }
+    let tree = || lab.out(&format!("cd {} && find . ! -name '*lock' | LC_ALL=C sort", root.display()));
+    let before = tree();
+    lab.out("mkdir disk/filler && i=0 && while : 2>/dev/null >disk/filler/$i; do i=$((i + 1)); done; df --output=iavail disk | grep -qx ' *0'");
+    let verbs: [&[&str]; 4] = [
+        &["load", "-q", "b.tar"],
+        &["create", "one:1", "sh"],
+        &["commit", "kept", "three:1"],
+        &["tag", "one:1", "other:1"],
+    ];
+    for verb in verbs {
+        um(verb).refused(1, &[root.to_str().unwrap(), "No space left on device"]);
+        assert_eq!(tree(), before, "{verb:?}");
+    }
+    let ended = um(&["verify"]);
+    assert!(ended.code == Some(3) && ended.out.contains("could not be checked"), "{ended:?}");
+    um(&["prune", "-f"]).ok();
+    assert_eq!(tree(), before);
+    // What only reads, and what gives inodes back, needs none.
+    um(&["save", "-o", "saved.tar", "one:1"]).ok();
+    um(&["rm", "to-remove"]).ok();
+    // Those few are not enough for a layer: it is all gone again.
+    let before = tree();
+    um(&["load", "-q", "b.tar"]).refused(1, &["No space left on device"]);
+    assert_eq!(tree(), before);
+    fs::remove_dir_all(disk.path().join("filler")).unwrap();
+    for verb in verbs {
+        um(verb).ok();
+    }
+    assert!(um(&["verify"]).ok().out.ends_with("all is well\n"));
+}
+
 #[test]
 fn too_few_descriptors_are_no_damage() {
     let bench = bench();

@@ -168,6 +168,65 @@ fn a_full_disk_is_over_when_there_is_room() {
 }
 
 #[test]
+fn without_inodes_calls_are_refused_and_go_on_when_there_are_some() {
+    support::needs_root!();
+    support::needs_program!("mkfs.ext4");
+    let scratch = Scratch::new();
+    let image = scratch.path().join("snapshots.img");
+    fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    support::run("mkfs.ext4", &["-Fq", "-N", "128", image.to_str().unwrap()]);
+    let disk = LoopFilesystem::again(&scratch, "snapshots");
+    let server = Server::start(scratch.path());
+    let mut client = server.client();
+    client.prepare("a", "").unwrap();
+    client.commit("layer", "a").unwrap();
+    let kept = client.prepare("b", "layer").unwrap();
+    for key in ["to-commit", "to-remove"] {
+        client.prepare(key, "layer").unwrap();
+    }
+    let filler = disk.path().join("filler");
+    fs::create_dir(&filler).unwrap();
+    let full = (0..).find_map(|number| fs::File::create(filler.join(format!("{number}"))).err()).unwrap();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
+    let mut names = vec!["b", "layer", "to-commit", "to-remove"];
+    // What needs an inode says so, each time.
+    for _ in 0..3 {
+        let refusals =
+            [client.prepare("new", "layer"), client.prepare("new", ""), client.view("new", "layer")];
+        for refusal in refusals {
+            let said = refusal.unwrap_err();
+            assert!(said.message().contains("No space left on device"), "{said:?}");
+        }
+        let listed: Vec<String> = client.list(&[]).unwrap().into_iter().map(|info| info.name).collect();
+        assert_eq!(listed, names);
+    }
+    // What needs none is done.
+    assert_eq!(client.mounts("b").unwrap(), kept);
+    client.usage("b").unwrap();
+    let info = client.stat("b").unwrap();
+    client.update(info).unwrap();
+    client.commit("committed", "to-commit").unwrap();
+    names = vec!["b", "committed", "layer", "to-remove"];
+    // A start without inodes loses nothing either.
+    server.kill();
+    let server = Server::start(scratch.path());
+    let mut client = server.client();
+    let listed: Vec<String> = client.list(&[]).unwrap().into_iter().map(|info| info.name).collect();
+    assert_eq!(listed, names);
+    client.prepare("new", "layer").unwrap_err();
+    // The directories of one that is removed give the inodes for another.
+    client.remove("to-remove").unwrap();
+    client.cleanup().unwrap();
+    client.prepare("after", "committed").unwrap();
+    fs::remove_dir_all(&filler).unwrap();
+    client.prepare("new", "layer").unwrap();
+    client.view("view", "committed").unwrap();
+    assert_eq!(client.mounts("b").unwrap(), kept);
+    // Nothing is left of the calls that failed: a directory for each snapshot.
+    assert_eq!(places(&scratch).len(), client.list(&[]).unwrap().len());
+}
+
+#[test]
 fn the_configuration_is_what_each_containerd_reads() {
     let scratch = Scratch::new();
     let printed = |version: &str| {
