@@ -201,8 +201,13 @@ impl Store {
     ) -> Result<T> {
         let _alone = self.lock_index(Access::Exclusive)?;
         let mut index = self.read_index_strictly()?;
+        let before = index.document.to_string();
         let result = change(&mut index)?;
-        self.write_index(&index, first)?;
+        // Who gives room back can do so where there is none for another index.
+        match index.document.to_string() == before {
+            true => first()?,
+            false => self.write_index(&index, first)?,
+        }
         Ok(result)
     }
 }
