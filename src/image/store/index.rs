@@ -204,7 +204,7 @@ impl Store {
         let before = index.document.to_string();
         let result = change(&mut index)?;
         // Who gives room back can do so where there is none for another index.
-        match index.document.to_string() == before {
+        match index.document == before {
             true => first()?,
             false => self.write_index(&index, first)?,
         }
