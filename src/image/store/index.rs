@@ -201,7 +201,7 @@ impl Store {
     ) -> Result<T> {
         let _alone = self.lock_index(Access::Exclusive)?;
         let mut index = self.read_index_strictly()?;
-        let before = index.document.to_string();
+        let before = index.document.clone();
         let result = change(&mut index)?;
         // Who gives room back can do so where there is none for another index.
         match index.document == before {
