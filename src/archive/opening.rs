@@ -243,7 +243,8 @@ fn read_gzip(
             Err(error) => (Err(error), None, None),
             Ok(()) => {
                 let (scan, found) = tar.finish().map_err(part.failed("decompress it"))?;
-                (Ok(()), found, Some(scan.finish()))
+                let scanned = scan.finish().map_err(part.failed("keep how it is entered"))?;
+                (Ok(()), found, Some(scanned))
             }
         }
     };

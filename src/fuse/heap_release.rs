@@ -17,7 +17,7 @@ use crate::union::Union;
 const MANY: usize = 4096;
 /// When nothing was forgotten for so long, it is over.
 const CALM: Duration = Duration::from_secs(1);
-/// The longest wait, in those.
+/// So many of those are waited for before something is given back while it goes on.
 const PATIENCE: usize = 10;
 
 /// Starts a thread that waits for the right moment. There is at most one, and none when this is dropped: a thread with
@@ -58,8 +58,12 @@ impl HeapReleaser {
         let wait = Wait { union: union.clone(), ended, _waiting: Waiting(self.waiting.clone()), _done };
         start_thread(move || {
             let wait = wait; // as a whole, or its parts would be let go in another order
-            if await_calm(&wait.union, &wait.ended) {
+            while let Some(calm) = await_calm(&wait.union, &wait.ended) {
                 wait.union.give_back();
+                // What is forgotten after that would wait until as much is forgotten again.
+                if calm == Calm::Over {
+                    break;
+                }
             }
         });
     }
@@ -83,18 +87,27 @@ impl Drop for HeapReleaser {
     }
 }
 
-/// Waits until no more is forgotten. `false`: the mount ends.
-fn await_calm(union: &Union, ended: &Receiver<()>) -> bool {
-    let mut before = 0;
+/// Whether the kernel goes on forgetting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Calm {
+    /// It doesn't.
+    Over,
+    /// It does, for long already.
+    NotYet,
+}
+
+/// Waits until no more is forgotten, or for long. `None`: the mount ends.
+fn await_calm(union: &Union, ended: &Receiver<()>) -> Option<Calm> {
+    let mut before = None;
     for _ in 0..PATIENCE {
-        let now = union.gone();
+        let now = Some(union.gone());
         if now == before {
-            break;
+            return Some(Calm::Over);
         }
         before = now;
         if ended.recv_timeout(CALM) != Err(RecvTimeoutError::Timeout) {
-            return false;
+            return None;
         }
     }
-    true
+    Some(Calm::NotYet)
 }

@@ -69,9 +69,14 @@ impl<'a, R: BufRead> Scan<'a, R> {
     }
 
     /// Returns what was found in all of it.
-    pub(in crate::archive) fn finish(mut self) -> Scanned {
+    ///
+    /// # Errors
+    /// When the windows' file can't be made as long as they are.
+    pub(in crate::archive) fn finish(mut self) -> io::Result<Scanned> {
         self.end_span();
-        Scanned { points: Points { points: self.points, size: self.at }, windows: self.windows }
+        // The last of them may end in zeros, which are left out.
+        self.windows.set_len(self.end)?;
+        Ok(Scanned { points: Points { points: self.points, size: self.at }, windows: self.windows })
     }
 
     fn end_span(&mut self) {

@@ -66,7 +66,7 @@ fn scanned(stream: &[u8], most: u64) -> std::io::Result<(Vec<u8>, Scanned)> {
     let mut bytes = Vec::new();
     scan.read_to_end(&mut bytes)?;
     assert!(!too_far.get());
-    Ok((bytes, scan.finish()))
+    Ok((bytes, scan.finish()?))
 }
 
 fn spans(
